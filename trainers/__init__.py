@@ -1,0 +1,1 @@
+"""Trainers that ship with hhchat, one algorithm a file."""
