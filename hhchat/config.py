@@ -1,0 +1,330 @@
+"""One TOML file, typed: defaults, then the file, then the environment, then flags.
+
+Every setting is a field of a frozen dataclass with a sentence about it; the file, the
+environment (`HHCHAT_<SECTION>_<KEY>`), the command line and `hhchat config` are all derived
+from that one declaration. An unknown key or section is refused with the nearest name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from math import isfinite
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from hhchat.gate import GateRules
+from hhchat.settings import (
+    Text,
+    build,
+    check_key,
+    choices_of,
+    convert,
+    option_fields,
+    setting,
+    type_name,
+)
+from hhchat.types import BadInput, nearest
+
+Origin = Literal["default", "file", "environment", "flag"]
+
+# Variables of ours that are not settings.
+RESERVED = ("HHCHAT_HOME", "HHCHAT_CONFIG", "HHCHAT_DEBUG", "HHCHAT_LOAD_PLUGINS")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    path: str = setting(
+        "starter", "The base model: starter (bundled), a folder, or a Hugging Face hub id."
+    )
+    quantization: str = setting(
+        "auto",
+        "How the frozen base is held; auto is int8 on CUDA and none elsewhere.",
+        choices=("auto", "int8", "nf4", "none"),
+    )
+    device: str = setting("auto", "auto, cpu, cuda, or cuda:N; auto takes a GPU when there is one.")
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    mode: str = setting(
+        "helpful", "Mode of new conversations: helpful, redteam-best or redteam-worst."
+    )
+    question: str = setting(
+        "",
+        "Name of the objective whose question heads the chat; empty: an installed plugin's, "
+        "else the mode's own.",
+    )
+    system: str = setting("", "System prompt of new conversations; empty for none.")
+    temperature: float = setting(1.0, "Sampling temperature; 0 is greedy.", low=0.0, high=10.0)
+    top_p: float = setting(
+        1.0, "Nucleus: sample from the likeliest tokens of this total mass.", low=0.01, high=1.0
+    )
+    max_new_tokens: int = setting(256, "Longest reply, in tokens.", low=1, high=32768)
+    best_of: int = setting(
+        1, "Draw this many per reply and keep the preference model's favourite.", low=1, high=64
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    stages: tuple[str, ...] = setting(
+        ("pm", "ppo"), "Training stages, in order; each names a trainer."
+    )
+    seed: int = setting(0, "Seed of every random choice in a run.", low=0)
+    min_comparisons: int = setting(
+        20, "A run refuses to start with fewer usable training comparisons than this.", low=1
+    )
+    warm_start: bool = setting(
+        False,
+        "Continue from the current policy instead of the base: a deviation from the paper.",
+    )
+    eval_prompts: int = setting(
+        64, "Held-out prompts the gate samples, for each of candidate and incumbent.", low=4
+    )
+
+
+SECTIONS: Mapping[str, type[Any]] = {
+    "model": ModelConfig,
+    "chat": ChatConfig,
+    "train": TrainConfig,
+    "gate": GateRules,
+}
+# Sections whose keys are names, not settings: their values are weights.
+WEIGHT_SECTIONS: Mapping[str, str] = {
+    "pool": "Which snapshots the two replies come from (current, previous, base or an id), "
+    "by weight.",
+    "weights": "Weight of each plugin objective's term in the reward; 0 leaves it out.",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The effective settings. `tables` keeps each trainer's own table as it was written."""
+
+    model: ModelConfig = ModelConfig()
+    chat: ChatConfig = ChatConfig()
+    train: TrainConfig = TrainConfig()
+    gate: GateRules = field(default_factory=GateRules)
+    pool: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({"current": 1.0}))
+    weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
+    path: Path | None = None  # the file, whether or not it exists
+
+    def table(self, name: str) -> Mapping[str, Any]:
+        """The `[name]` table of a trainer; empty when the file has none."""
+        return self.tables.get(name, {})
+
+
+def config_path(env: Mapping[str, str] | None = None) -> Path:
+    """HHCHAT_CONFIG, else config.toml in the data folder."""
+    env = os.environ if env is None else env
+    named = env.get("HHCHAT_CONFIG")
+    if named:
+        return Path(named).expanduser()
+    from hhchat import paths
+
+    return paths.config_file()
+
+
+def load_config(
+    path: Path | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Defaults, then the file, then the environment, then `flags` ({"model.path": ...}).
+
+    A flag that is None was not given. A file named by HHCHAT_CONFIG or `path` must exist.
+    """
+    env = os.environ if env is None else env
+    explicit = path is not None or bool(env.get("HHCHAT_CONFIG"))
+    path = config_path(env) if path is None else path
+    document = read_file(path, must_exist=explicit)
+    return from_document(document, path=path, env=env, flags=flags or {})
+
+
+def read_file(path: Path, *, must_exist: bool = False) -> dict[str, Any]:
+    """The file's tables; BadInput names the file and what is wrong with it."""
+    import tomllib
+
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        if must_exist:
+            raise BadInput(f"config file {path} does not exist") from None
+        return {}
+    except OSError as error:
+        raise BadInput(f"config file {path}: {error.strerror or error}") from None
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise BadInput(f"config file {path} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"config file {path}: {error}") from None
+
+
+def from_document(
+    document: Mapping[str, Any],
+    *,
+    path: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """The settings of a parsed file, overridden by `env`, then by `flags`."""
+    env, flags = env or {}, flags or {}
+    where = f"{path}: " if path is not None else ""
+    sections: dict[str, dict[str, Any]] = {}
+    origins: dict[str, Origin] = {}
+    known = (*SECTIONS, *WEIGHT_SECTIONS)
+
+    trainers = _trainer_tables(document, env)
+    for name, table in document.items():
+        if name not in known and name not in trainers:
+            what = "section" if isinstance(table, dict) else "key"
+            raise BadInput(f"{where}unknown {what} [{name}]: {nearest(name, [*known, *trainers])}")
+        if not isinstance(table, dict):
+            raise BadInput(f"{where}{name} is a section: write [{name}] and its keys below it")
+        sections[name] = dict(table)
+        for key in table:
+            if name in SECTIONS:
+                check_key(SECTIONS[name], key, f"{where}[{name}]")
+            origins[f"{name}.{key}"] = "file"
+
+    for section, key, text in _environment(env, trainers):
+        variable = f"HHCHAT_{section}_{key}".upper()
+        value: Any = Text(text)
+        if section in SECTIONS:
+            check_key(SECTIONS[section], key, f"{variable}: [{section}]")
+            value = convert(SECTIONS[section], key, value, variable)
+        elif section in WEIGHT_SECTIONS:
+            value = _weight(_number(text, variable), variable)
+        sections.setdefault(section, {})[key] = value
+        origins[f"{section}.{key}"] = "environment"
+
+    for dotted, value in flags.items():
+        if value is None:
+            continue
+        section, _, key = dotted.partition(".")
+        sections.setdefault(section, {})[key] = value
+        origins[dotted] = "flag"
+
+    built = {
+        name: build(cls, sections.get(name, {}), f"{where}[{name}]")
+        for name, cls in SECTIONS.items()
+    }
+    pool = _weights(sections.get("pool", {"current": 1.0}), f"{where}[pool]")
+    if min(pool.values(), default=0.0) < 0 or not any(pool.values()):
+        raise BadInput(f"{where}[pool]: weights are at least 0, and one must be above 0")
+    tables = {name: table for name, table in sections.items() if name not in known}
+    return Config(
+        **built,
+        pool=MappingProxyType(pool),
+        weights=MappingProxyType(_weights(sections.get("weights", {}), f"{where}[weights]")),
+        tables=MappingProxyType({name: MappingProxyType(t) for name, t in tables.items()}),
+        origins=MappingProxyType(origins),
+        path=path,
+    )
+
+
+def _trainer_tables(document: Mapping[str, Any], env: Mapping[str, str]) -> tuple[str, ...]:
+    """Names that may head a trainer's table: the stages asked for, and every installed trainer.
+
+    Installed trainers are read from entry-point metadata, without importing any of them, and
+    only when there is a section that is not ours.
+    """
+    train = document.get("train")
+    stages = train.get("stages", ()) if isinstance(train, dict) else ()
+    named = {s for s in stages if isinstance(s, str)} if isinstance(stages, list) else set()
+    named |= {s.strip() for s in env.get("HHCHAT_TRAIN_STAGES", "").split(",") if s.strip()}
+    named |= {"pm", "ppo"}
+    if any(name not in SECTIONS and name not in WEIGHT_SECTIONS for name in document):
+        from importlib.metadata import entry_points
+
+        named |= {entry.name for entry in entry_points(group="hhchat.trainers")}
+    return tuple(sorted(named))
+
+
+def _environment(env: Mapping[str, str], trainers: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(section, key, text) of every HHCHAT_<SECTION>_<KEY> that is set."""
+    found = []
+    sections = (*SECTIONS, *WEIGHT_SECTIONS, *trainers)
+    for variable in sorted(env):
+        if not variable.startswith("HHCHAT_") or variable in RESERVED:
+            continue
+        rest = variable.removeprefix("HHCHAT_").lower()
+        owners = [s for s in sections if rest.startswith(f"{s.replace('-', '_')}_")]
+        if owners:
+            section = max(owners, key=len)
+            key = rest[len(section) + 1 :]
+            if section in WEIGHT_SECTIONS:
+                key = key.replace("_", "-")  # names of objectives and snapshots use dashes
+            found.append((section, key, env[variable]))
+            continue
+        # A plugin may have variables of its own; only what looks like a slip is refused.
+        known = [*RESERVED, *(f"HHCHAT_{s}_{f.name}".upper() for s, f in all_fields())]
+        if get_close_matches(variable, known, n=1, cutoff=0.85):
+            raise BadInput(f"unknown variable {variable}: {nearest(variable, known)}")
+    return found
+
+
+def all_fields() -> list[tuple[str, Any]]:
+    """(section, dataclass field) of every typed setting."""
+    return [(name, f) for name, cls in SECTIONS.items() for f in option_fields(cls)]
+
+
+def describe(config: Config) -> list[dict[str, Any]]:
+    """One record a setting: what it is, where it came from, and its sentence."""
+    rows: list[dict[str, Any]] = []
+    for section, f in all_fields():
+        key = f"{section}.{f.name}"
+        rows.append(
+            {
+                "key": key,
+                "value": getattr(getattr(config, section), f.name),
+                "origin": config.origins.get(key, "default"),
+                "variable": f"HHCHAT_{section}_{f.name}".upper(),
+                "type": type_name(SECTIONS[section], f.name),
+                "choices": list(choices_of(f)),
+                "doc": f.metadata.get("doc", ""),
+            }
+        )
+    raw: dict[str, Mapping[str, Any]] = {"pool": config.pool, "weights": config.weights}
+    for section, values in {**raw, **config.tables}.items():
+        for name, value in values.items():
+            key = f"{section}.{name}"
+            rows.append(
+                {
+                    "key": key,
+                    "value": value,
+                    "origin": config.origins.get(key, "default"),
+                    "variable": f"HHCHAT_{section}_{name}".upper().replace("-", "_"),
+                    "type": "float" if section in raw else "",
+                    "choices": [],
+                    "doc": WEIGHT_SECTIONS.get(section, f"Read by the {section} trainer."),
+                }
+            )
+    return rows
+
+
+def _weights(values: Mapping[str, Any], where: str) -> dict[str, float]:
+    return {name: _weight(value, f"{where} {name}") for name, value in values.items()}
+
+
+def _weight(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadInput(f"{where} must be a number, not {value!r}")
+    if not isfinite(value):
+        raise BadInput(f"{where} must be a finite number, not {value!r}")
+    return float(value)
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(f"{where} must be a number, not {text!r}") from None
