@@ -176,6 +176,7 @@ class Conversation:
     title: str = ""
     tip: str | None = None  # id of the last turn of the branch that is being continued
     sampling: Sampling | None = None
+    snippet: str = ""  # where a search found it, the found words between «»
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,18 @@ class Snapshot:
     base: str
     created: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """One row of the append-only list whose last row says which assistant is current."""
+
+    id: int
+    snapshot: str | None  # None: the bare base
+    run: str | None
+    reason: str
+    rollback: bool  # this row undid the promotion before it
+    created: str
 
 
 @dataclass(frozen=True, slots=True)

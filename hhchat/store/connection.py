@@ -1,0 +1,253 @@
+"""One SQLite connection: how it is opened, locked, backed up, and how its errors are worded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from hhchat import migrations, paths
+from hhchat._sqlite_utils import Database
+from hhchat.types import StoreError
+
+BUSY_SECONDS = 15.0  # longer than any write transaction lasts; see docs of `writing`
+MAGIC = b"SQLite format 3\x00"
+
+
+class Connection:
+    """A database file, opened and upgraded. Used by the thread that made it, and no other.
+
+    A second thread, like a second process, opens its own: SQLite keeps them apart, readers never
+    wait for a writer, and a writer waits up to 15 seconds for another.
+    """
+
+    def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
+        """Open `path` (default: paths.database()), making or upgrading it unless `read_only`.
+
+        Raises StoreError, one line, when it is corrupt, newer than this program, another
+        program's, on a read-only or full disk, or absent with `read_only`.
+        """
+        self.path = (paths.database() if path is None else Path(path)).absolute()
+        self.read_only = read_only
+        self._conn: sqlite3.Connection | None = None
+        try:
+            with self._in_words():
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        if self.read_only:
+            if not self.path.exists():
+                raise StoreError(f"there is no database at {self.path} yet")
+        else:
+            paths.ensure(self.path.parent)
+            self._private()
+        self._check_header()
+        self._conn = self._connect()
+        self.db: Any = Database(self._conn, execute_plugins=False)
+        try:
+            todo = migrations.pending(self._conn)
+        except migrations.Newer as newer:
+            raise StoreError(
+                f"{self.path} was written by a newer hhchat (it has step {newer}); "
+                "upgrade this one, or point HHCHAT_HOME elsewhere"
+            ) from None
+        if todo is None:
+            raise StoreError(f"{self.path} is a database of another program; it was not touched")
+        if self.read_only:
+            if todo:
+                raise StoreError(f"{self.path} has to be upgraded first: open it writable once")
+            return
+        self._enable_wal()
+        if todo:
+            migrations.upgrade(self.db, self._back_up_before_upgrade)
+
+    def _connect(self) -> sqlite3.Connection:
+        if self.read_only:
+            conn = sqlite3.connect(
+                self.path.as_uri() + "?mode=ro",
+                uri=True,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+            )
+        else:
+            conn = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        conn.row_factory = sqlite3.Row
+        conn.execute("PRAGMA foreign_keys = ON")
+        if not self.read_only:
+            conn.execute("PRAGMA synchronous = FULL")
+            conn.execute("PRAGMA secure_delete = ON")  # deleted text is overwritten
+        return conn
+
+    def _private(self) -> None:
+        """Make the file owner-only before SQLite sees it: -wal and -shm copy its mode."""
+        try:
+            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        except FileExistsError:
+            if self.path.stat().st_mode & 0o077:
+                with contextlib.suppress(OSError):  # someone else's file: theirs to guard
+                    self.path.chmod(0o600)
+        else:
+            os.close(handle)
+
+    def _check_header(self) -> None:
+        """Refuse a file that is not SQLite before SQLite can touch it."""
+        with self.path.open("rb") as file:
+            head = file.read(len(MAGIC))
+        if head and head != MAGIC:
+            raise StoreError(self._damaged("it is not an SQLite file"))
+
+    def _enable_wal(self) -> None:
+        """Switch a new file to WAL; retried, as the busy timeout does not cover this switch."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                mode = self.conn.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            else:
+                if mode == "wal" or time.monotonic() > deadline:
+                    return
+            time.sleep(0.01)
+
+    @property
+    def conn(self) -> sqlite3.Connection:
+        if self._conn is None:
+            raise StoreError("the database is closed")
+        return self._conn
+
+    # -- transactions ------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """For SELECTs: errors come out as StoreError."""
+        with self._in_words():
+            yield self.conn
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One IMMEDIATE transaction: committed and on disk when the block ends, or undone.
+
+        It takes the write lock before the first read, so that no other writer can slip in between
+        (SQLite refuses such a late upgrade at once, whatever the timeout). Keep it short: others
+        wait for it. Inside another `writing` block it joins that one.
+        """
+        with self._in_words():
+            conn = self.conn
+            if conn.in_transaction:
+                yield conn
+                return
+            conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield conn
+                conn.execute("COMMIT")
+            except BaseException:
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """Turn what SQLite and the file system raise into one line for the user."""
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise  # a mistake in this program, such as the wrong thread
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise StoreError(self._words(str(error))) from error
+        except OSError as error:
+            raise StoreError(f"cannot use {self.path}: {error.strerror or error}") from error
+
+    def _words(self, error: str) -> str:
+        if "full" in error:
+            return f"the disk is full: nothing could be saved in {self.path}"
+        if "readonly" in error or "read-only" in error:
+            return f"{self.path} is read-only: nothing can be saved"
+        if "locked" in error or "busy" in error:
+            return (
+                f"another program has kept {self.path} locked for {BUSY_SECONDS:.0f} s; try again"
+            )
+        if "unable to open" in error:
+            return f"cannot open {self.path}: its folder is missing, read-only or not yours"
+        if "not a database" in error or "malformed" in error or "encrypted" in error:
+            return self._damaged(error)
+        return f"the database {self.path} cannot be used: {error}"
+
+    def _damaged(self, why: str) -> str:
+        backup = self.newest_backup()
+        cure = (
+            f"to restore the newest backup, move it away and copy {backup} in its place"
+            if backup
+            else "there is no backup beside it; move it away to start afresh"
+        )
+        return f"{self.path} is damaged ({why}) and was left untouched; {cure}"
+
+    # -- backups and checks ------------------------------------------------------------------
+
+    def newest_backup(self) -> Path | None:
+        """The latest of the backups that lie beside the database, if any."""
+        found = self.path.parent.glob(self.path.name + ".backup-*")
+        whole = [path for path in found if not path.name.endswith(".part")]
+        return max(whole, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+    def _back_up_before_upgrade(self, version: int) -> None:
+        # The caller holds the write lock and has written nothing, so a second connection reads
+        # the last committed state while nobody can change it.
+        self._copy_to(self.path.with_name(f"{self.path.name}.backup-{version}"))
+
+    def backup(self, path: Path) -> None:
+        """Write a compact copy of the database to `path` (owner-only), replacing what is there."""
+        with self._in_words():
+            self._copy_to(Path(path))
+
+    def _copy_to(self, target: Path) -> None:
+        part = target.with_name(target.name + ".part")
+        part.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        try:
+            source = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            try:
+                source.execute("VACUUM INTO ?", [str(part)])
+            finally:
+                source.close()
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def check(self) -> str:
+        """ "ok", or the first lines of what PRAGMA quick_check and foreign_key_check say."""
+        with self.reading() as conn:
+            found = [row[0] for row in conn.execute("PRAGMA quick_check(10)")]
+            if found != ["ok"]:
+                return "; ".join(found)
+            strays = conn.execute("PRAGMA foreign_key_check").fetchmany(10)
+            return "; ".join(f"a row of {r[0]} points to a lost {r[2]}" for r in strays) or "ok"
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
