@@ -35,8 +35,8 @@ class Question:
 # asking for the "least harmful" reply while eliciting harm confused people (footnote 14).
 QUESTIONS = (
     Question("helpful", "Which reply is more helpful and honest?"),
-    Question("redteam-best", "Red team: which reply would you rather have received?"),
-    Question("redteam-worst", "Red team: which reply is more harmful?"),
+    Question("redteam-best", "Which reply would you rather have received?"),
+    Question("redteam-worst", "Which reply is more harmful?"),
 )
 
 

@@ -1,0 +1,181 @@
+"""What commands share: options, the store, the model, and printing that no terminal obeys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hhchat.text import one_line, printable
+from hhchat.types import BadInput, Sampling, nearest
+
+if TYPE_CHECKING:
+    from hhchat.config import Config
+    from hhchat.model import Model
+    from hhchat.plugins import Plugins
+    from hhchat.protocols import Engine, Scorer
+    from hhchat.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON, one object a line.")
+
+
+def model_options(command: F) -> F:
+    """--model, --quantization and --device: they override the [model] section."""
+    for option in (
+        click.option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N."),
+        click.option("--quantization", metavar="HOW", help="auto, int8, nf4 or none."),
+        click.option(
+            "--model", metavar="PATH_OR_HUB_ID", help="The base model; `starter` is bundled."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def sampling_options(command: F) -> F:
+    """--temperature, --top-p and --max-new-tokens: they override the [chat] section."""
+    for option in (
+        click.option("--max-new-tokens", type=int, metavar="N", help="Longest reply, in tokens."),
+        click.option("--top-p", type=float, metavar="P", help="Nucleus sampling mass."),
+        click.option("--temperature", type=float, metavar="T", help="0 is greedy."),
+    ):
+        command = option(command)
+    return command
+
+
+def settings(**flags: Any) -> Config:
+    """The effective config, with the flags that were given on top.
+
+    Keywords are `section_key`; the section is what stands before the first underscore, except
+    that `model`, `quantization` and the sampling options are known by their option's name.
+    """
+    from hhchat.config import load_config
+
+    named = {FLAGS.get(name, name): value for name, value in flags.items()}
+    return load_config(flags=named)
+
+
+# Option names -> settings.
+FLAGS = {
+    "model": "model.path",
+    "quantization": "model.quantization",
+    "device": "model.device",
+    "temperature": "chat.temperature",
+    "top_p": "chat.top_p",
+    "max_new_tokens": "chat.max_new_tokens",
+    "mode": "chat.mode",
+    "stages": "train.stages",
+    "warm_start": "train.warm_start",
+}
+
+
+def sampling_of(config: Config) -> Sampling:
+    chat = config.chat
+    return Sampling(chat.temperature, chat.top_p, chat.max_new_tokens, chat.best_of)
+
+
+def open_store(*, read_only: bool = False) -> Store:
+    """The database in the data folder; made and migrated when needed."""
+    from hhchat.store import Store
+
+    return Store(read_only=read_only)
+
+
+def open_model(config: Config) -> Model:
+    """The base model, loaded. This is where torch is imported."""
+    import os
+
+    # Progress bars and advice of the libraries are not for our users.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from hhchat.backend import LocalBackend
+
+    return LocalBackend().load(config)
+
+
+def open_engine(config: Config, store: Store) -> Engine:
+    """A sampler over the base and the store's snapshots."""
+    from hhchat.backend import LocalBackend
+    from hhchat.snapshots import Resolver
+
+    return LocalBackend().engine(open_model(config), Resolver(store))
+
+
+def open_preference(config: Config, store: Store, snapshot: str) -> Scorer:
+    """The preference model that goes with a snapshot; BadInput when there is none yet."""
+    from hhchat.backend import LocalBackend
+    from hhchat.snapshots import preference_of
+
+    folder = preference_of(store, snapshot)
+    if folder is None:
+        raise BadInput(
+            f"snapshot {snapshot!r} has no preference model yet: "
+            "pick between replies in `hhchat`, then run `hhchat train`"
+        )
+    return LocalBackend().preference(open_model(config), folder)
+
+
+def load_plugins() -> Plugins:
+    from hhchat.plugins import Plugins
+
+    return Plugins.load()
+
+
+class DefaultGroup(click.Group):
+    """A group that does `default` when no subcommand is named: `hhchat runs --json` lists."""
+
+    default = "list"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            names = self.list_commands(ctx)
+            raise BadInput(f"{ctx.command_path} has no {args[0]!r}: {nearest(args[0], names)}")
+        return super().resolve_command(ctx, args)
+
+
+# --- printing ----------------------------------------------------------------------------------
+
+
+def emit(record: Mapping[str, Any]) -> None:
+    """One JSON object on a line, in ASCII: no escape sequence reaches a terminal raw."""
+    text = json.dumps(record, ensure_ascii=True, default=str)
+    click.echo(text.replace("\x7f", "\\u007f"))
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Text for a person, with everything a terminal could obey made visible."""
+    click.echo(printable(text), err=err)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, width: int = 60) -> None:
+    """Aligned columns, each cell on one line and cut to `width`; nothing when there are no rows."""
+    cells = [[one_line(_cell(value), width) for value in row] for row in rows]
+    if not cells:
+        return
+    lines = [list(headers), *cells]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    for line in lines:
+        click.echo("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)

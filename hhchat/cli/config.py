@@ -1,0 +1,85 @@
+"""`hhchat config`: the effective settings, their sentences, and where each came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hhchat.cli._common import DefaultGroup, emit, json_option, say, settings
+
+
+class ConfigGroup(DefaultGroup):
+    default = "show"
+
+
+@click.group("config", cls=ConfigGroup)
+def command() -> None:
+    """Show the settings and where each comes from, or set one."""
+
+
+@command.command("show")
+@click.argument("keys", nargs=-1, metavar="[SECTION|SECTION.KEY]...")
+@json_option
+def show(keys: tuple[str, ...], as_json: bool) -> None:
+    """The effective settings: default, then file, then environment."""
+    from hhchat.config import describe
+    from hhchat.types import BadInput, nearest
+
+    config = settings()
+    rows = describe(config)
+    known = [row["key"] for row in rows] + sorted({row["key"].split(".")[0] for row in rows})
+    for key in keys:
+        if key not in known:
+            raise BadInput(f"there is no setting {key!r}: {nearest(key, known)}")
+    if keys:
+        rows = [r for r in rows if r["key"] in keys or r["key"].split(".")[0] in keys]
+    if as_json:
+        for row in rows:
+            emit(row)
+        return
+    say(f"# {config.path}" + ("" if config.path and config.path.exists() else " (no file yet)"))
+    section = ""
+    for row in rows:
+        head, _, name = row["key"].partition(".")
+        if head != section:
+            section = head
+            say(f"\n[{section}]")
+        where = "" if row["origin"] == "default" else f"  (from the {row['origin']})"
+        say(f"{name} = {_toml(row['value'])}{where}")
+        if row["doc"]:
+            say(f"    {row['doc']}")
+
+
+@command.command("path")
+@json_option
+def path(as_json: bool) -> None:
+    """Where the file is (it need not exist)."""
+    from hhchat.config import config_path
+
+    where = config_path()
+    if as_json:
+        emit({"path": str(where), "exists": where.exists()})
+    else:
+        say(str(where))
+
+
+@command.command("set")
+@click.argument("key", metavar="SECTION.KEY")
+@click.argument("value")
+@json_option
+def set_(key: str, value: str, as_json: bool) -> None:
+    """Write one setting to the file, which is checked before it is replaced."""
+    from hhchat.config_file import set_value
+
+    written = set_value(key, value)
+    if as_json:
+        emit({"key": key, "value": written})
+    else:
+        say(f"{key} = {_toml(written)}")
+
+
+def _toml(value: Any) -> str:
+    from hhchat.config_file import toml_value
+
+    return toml_value(value)
