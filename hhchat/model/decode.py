@@ -1,0 +1,218 @@
+"""The decode loop: one prefill, n rows, a column a step, each row with its own seed.
+
+Rows share nothing but the arithmetic: a row's uniforms come from its own seed, drawn up front, and
+a token is the inverse of its distribution's CDF at the row's next uniform. So the same seed gives
+the same text whatever else is in the batch (in fp32; lower precisions round by batch shape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hhchat.model.trunk import Cache, Decoder
+
+
+@dataclass
+class Row:
+    """One reply being sampled. `tokens` holds what was sampled, the end token included."""
+
+    prompt: list[int]
+    seed: int
+    max_new: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False  # by an end token or a stop text
+    full: bool = False  # by the length limit
+
+    @property
+    def done(self) -> bool:
+        return self.ended or self.full
+
+
+def uniforms(seed: int, count: int) -> Tensor:
+    """`count` numbers in [0, 1), the same on every machine and for every batch."""
+    generator = torch.Generator().manual_seed(seed % (1 << 63))
+    return torch.rand(count, generator=generator)
+
+
+def choose(logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor | None) -> Tensor:
+    """Tokens [B] from fp32 logits [B, V] by inverse CDF at uniform [B].
+
+    temperature [B]: 0 is greedy. top_p [B] or None when no row uses it: then the nucleus is walked
+    in order of probability. One uniform a token, so the draw of a row never shifts another's.
+    """
+    hot = temperature.clamp_min(1e-6).unsqueeze(-1)
+    probs = torch.softmax(logits / hot, -1)
+    if top_p is None:
+        cdf = probs.cumsum(-1)
+        token = _invert(cdf, uniform)
+    else:
+        ordered, index = torch.sort(probs, dim=-1, descending=True, stable=True)
+        cdf = ordered.cumsum(-1)
+        # the nucleus is the smallest set whose mass reaches top_p; the first token is always in it
+        inside = (cdf - ordered) < top_p.unsqueeze(-1)
+        cdf = torch.where(inside, ordered, torch.zeros_like(ordered)).cumsum(-1)
+        token = index.gather(-1, _invert(cdf, uniform).unsqueeze(-1)).squeeze(-1)
+    greedy = logits.argmax(-1)
+    return torch.where(temperature <= 0, greedy, token)
+
+
+def _invert(cdf: Tensor, uniform: Tensor) -> Tensor:
+    total = cdf[:, -1:]
+    place = torch.searchsorted(cdf, uniform.unsqueeze(-1) * total, right=True).squeeze(-1)
+    # rounding may point past the last token that has any mass
+    last = (cdf < total).sum(-1)
+    return torch.minimum(place, last)
+
+
+class Batch:
+    """Rows that decode together through one decoder."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        rows: Sequence[Row],
+        end_ids: frozenset[int],
+        blocked: Tensor | None = None,
+        kept: Prefix | None = None,
+    ) -> None:
+        self.decoder = decoder
+        self.rows = list(rows)
+        self.live = list(range(len(rows)))
+        self.end_ids = end_ids
+        self.blocked = blocked
+        device = decoder.trunk.device
+        self.device = device
+        longest = max(len(r.prompt) for r in rows)
+        span = max(r.max_new for r in rows)
+        self.uniform = torch.stack([_padded(uniforms(r.seed, r.max_new), span) for r in rows]).to(
+            device
+        )
+        self.temperature = torch.tensor([r.temperature for r in rows], device=device)
+        self.nucleus: Tensor | None = None
+        if any(r.top_p < 1.0 for r in rows):
+            self.nucleus = torch.tensor([r.top_p for r in rows], device=device)
+        self.column = longest
+        self.made = 0
+        self.logits, self.cache, self.start = self._prefill(longest, span, kept)
+
+    def _prefill(
+        self, longest: int, span: int, kept: Prefix | None
+    ) -> tuple[Tensor, Cache, Tensor | None]:
+        """Each distinct prompt once, left-padded to one column, then one cache row a reply."""
+        distinct: dict[tuple[int, ...], int] = {}
+        owner = [distinct.setdefault(tuple(r.prompt), len(distinct)) for r in self.rows]
+        prompts = list(distinct)
+        dec, trunk = self.decoder, self.decoder.trunk
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        start = torch.tensor([longest - len(p) for p in prompts])
+        for i, prompt in enumerate(prompts):
+            ids[i, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        cache = Cache.make(trunk.spec, len(prompts), longest + span, dec.dtype, self.device)
+        done = 0
+        if kept is not None and len(prompts) == 1:
+            done = kept.fill(cache, list(prompts[0]))
+        ids, start = ids.to(self.device), start.to(self.device)
+        logits = trunk.prefill(dec, ids, start, cache, done)
+        if len(prompts) < len(self.rows):
+            index = torch.tensor(owner, device=self.device)
+            logits, cache, start = logits[index], cache.select(index), start[index]
+        return logits, cache, start if bool((start > 0).any()) else None
+
+    @torch.inference_mode()
+    def advance(self) -> list[int]:
+        """Sample one token for each live row that is not done; indices of the live rows."""
+        if not self.live:
+            return []
+        if self.made:
+            tokens = torch.tensor([self.rows[i].tokens[-1] for i in self.live], device=self.device)
+            self.logits = self.decoder.trunk.step(
+                self.decoder, tokens, self.column, self.start, self.cache
+            )
+            self.column += 1
+        logits = self.logits
+        if self.blocked is not None:
+            logits = logits.index_fill(-1, self.blocked, float("-inf"))
+        chosen = choose(logits, self.uniform[:, self.made], self.temperature, self.nucleus)
+        self.made += 1
+        grown = list(self.live)
+        for i, token in zip(grown, chosen.tolist(), strict=True):
+            row = self.rows[i]
+            if row.done:  # it runs along until the batch is compacted
+                continue
+            row.tokens.append(token)
+            row.ended = token in self.end_ids
+            row.full = not row.ended and len(row.tokens) >= row.max_new
+        return grown
+
+    def compact(self, *, always: bool = False) -> None:
+        """Let finished rows go; copying the cache pays once a quarter of the rows are done."""
+        keep = [j for j, i in enumerate(self.live) if not self.rows[i].done]
+        if not always and len(keep) > 0.75 * len(self.live) and keep:
+            return
+        if len(keep) == len(self.live):
+            return
+        index = torch.tensor(keep, dtype=torch.long, device=self.device)
+        self.live = [self.live[j] for j in keep]
+        if not keep:
+            return
+        self.cache = self.cache.select(index)
+        self.logits = self.logits[index]
+        self.uniform, self.temperature = self.uniform[index], self.temperature[index]
+        self.nucleus = None if self.nucleus is None else self.nucleus[index]
+        self.start = None if self.start is None else self.start[index]
+
+    @property
+    def done(self) -> bool:
+        return all(self.rows[i].done for i in self.live)
+
+
+def _padded(values: Tensor, size: int) -> Tensor:
+    return torch.nn.functional.pad(values, (0, size - len(values)))
+
+
+class Prefix:
+    """The key-value cache of the last turn, for the next one to start from."""
+
+    def __init__(self) -> None:
+        self._ids: list[list[int]] = []
+        self._cache: Cache | None = None
+
+    def keep(self, batch: Batch) -> None:
+        """Remember an unpadded batch's rows: prompt and reply up to the last token that was run."""
+        if batch.start is not None or len(batch.live) != len(batch.rows):
+            return
+        self._ids = [(r.prompt + r.tokens)[: batch.column] for r in batch.rows]
+        self._cache = batch.cache
+
+    def fill(self, cache: Cache, prompt: list[int]) -> int:
+        """Copy the longest common prefix into row 0 of `cache`; columns that are there now."""
+        if self._cache is None:
+            return 0
+        best, shared = 0, 0
+        for i, ids in enumerate(self._ids):
+            n = common(ids, prompt)
+            if n > shared:
+                best, shared = i, n
+        shared = min(shared, len(prompt) - 1)  # the last column is run again for its logits
+        if shared <= 0:
+            return 0
+        for mine, theirs in ((cache.k, self._cache.k), (cache.v, self._cache.v)):
+            for to, source in zip(mine, theirs, strict=True):
+                to[0, :, :shared] = source[best, :, :shared]
+        return shared
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common prefix."""
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n

@@ -1,0 +1,119 @@
+"""Where a model is: the starter, a folder, or a hub id; and what it needs, before loading."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hhchat.model.spec import Spec, read_spec
+from hhchat.types import BadInput, ModelError
+
+STARTER = Path(__file__).resolve().parent.parent / "starter" / "model"
+
+
+def locate(name: str) -> Path:
+    """Folder of `starter`, a local path, or a hub id (downloaded once, safetensors only).
+
+    Raises BadInput when there is no such model, ModelError when it is not one."""
+    if name == "starter":
+        return STARTER
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{name} is not a model folder: it has no config.json")
+        return path
+    if path.exists():
+        raise ModelError(f"{name} is a file, not a model folder in transformers format")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith((".", "/")):
+        raise BadInput(f"no model at {name}: give 'starter', a folder, or a hub id like org/name")
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises many kinds; the user needs one line
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot get {name} from the hub: {first[:160]}") from None
+
+
+def read_config(folder: Path) -> Spec:
+    """The model's spec. Raises ModelError when config.json is not one."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder.name} is not a model: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"config.json of {folder.name} is not a JSON object")
+    return read_spec(config)
+
+
+def identity(name: str, folder: Path) -> str:
+    """A name that changes when config, tokenizer or weights change: `starter@1a2b3c4d`."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.json")):
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            digest.update(f"{file.name} {size}".encode())
+            digest.update(opened.read(1 << 16))
+            opened.seek(max(0, size - (1 << 16)))
+            digest.update(opened.read())
+    label = name if name == "starter" else Path(name).name if Path(name).is_dir() else name
+    return f"{label}@{digest.hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run needs, by part."""
+
+    weights: int
+    adapters: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.adapters + self.activations
+
+
+def estimate(
+    spec: Spec,
+    quantization: str,
+    *,
+    rank: int = 16,
+    rows: int = 8,
+    length: int = 512,
+    copy_bytes: int = 0,
+) -> Memory:
+    """Memory for training with four roles on one base (policy, value and PM adapters with Adam).
+
+    Activations: what a checkpoint-free backward keeps for `rows` sequences of `length` tokens."""
+    body = spec.parameters - spec.vocab * spec.hidden * (1 if spec.tied else 2)
+    per_weight = {"int8": 1.0, "nf4": 0.53, "none": 4.0}[quantization] + copy_bytes
+    other = (
+        spec.vocab * spec.hidden * (1 if spec.tied else 2) * (4 if quantization == "none" else 2)
+    )
+    lora = (
+        rank
+        * spec.layers
+        * (
+            4 * spec.hidden
+            + 2 * spec.heads * spec.head_dim
+            + 2 * spec.kv_heads * spec.head_dim
+            + spec.inter * (3 if spec.gated else 2)
+        )
+    )
+    kept_per_token = spec.layers * (6 * spec.hidden + 3 * spec.inter) * 4
+    return Memory(
+        weights=int(body * per_weight + other),
+        adapters=lora * 4 * (3 + 2 * 3),  # three roles in fp32, gradients and two moments for two
+        activations=rows * length * (kept_per_token + spec.vocab * 4 // 4),
+    )

@@ -1,0 +1,238 @@
+"""The preference model: a LoRA role with a scalar head on the end-of-context token.
+
+The whole conversation goes in, the last reply is judged, and one scalar is read on a token that is
+appended after the reply's end token (Bai et al. 2022, A.2). That token has an embedding of the PM's
+own, so it exists for every base model and can never be typed, sampled or confused with a pad.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hhchat.model.base import Model
+from hhchat.model.lora import Adapter, load_adapter, save_adapter
+from hhchat.model.trunk import Rows
+from hhchat.types import Exchange, Generation, Message, ModelError
+
+CONTEXT_END = -1  # the id that stands for the PM's own token
+
+
+class ScalarHead(nn.Module):
+    """fp32 weight [H] and bias []: hidden [..., H] -> scores [...]. Never quantised."""
+
+    def __init__(self, hidden: int, *, seed: int = 0, scale: float | None = None) -> None:
+        super().__init__()
+        std = 1.0 / hidden if scale is None else scale
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(hidden, generator=generator) * std)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return (hidden.float() * self.weight).sum(-1) + self.bias
+
+
+class PreferenceRole(nn.Module):
+    """What a PM trains: its adapter, its end-of-context embedding [H] and its head."""
+
+    def __init__(
+        self, model: Model, rank: int, *, alpha: float | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.adapter = Adapter(model.spec, rank, alpha, seed=seed)
+        end = model.trunk.embed[model.render.end_id].detach().float().cpu()
+        self.context_end = nn.Parameter(end.clone())
+        self.head = ScalarHead(model.spec.hidden, seed=seed + 1)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One row to score: ids of the conversation, then of each reply to it (end token included)."""
+
+    prompt: list[int]
+    replies: list[list[int]]
+
+
+def judged(model: Model, messages: Sequence[Message], replies: Sequence[list[int]]) -> Judged:
+    """Ids for the PM. Oldest whole turns go when it is too long; the reply never does (trap 2)."""
+    from hhchat.model.engine import drop_oldest_turn
+
+    room = model.spec.max_positions - max(len(r) for r in replies) - 1
+    kept = list(messages)
+    prompt = model.render.prompt(kept)
+    while len(prompt) > room:
+        fewer = drop_oldest_turn(kept)
+        if not fewer:  # the one question left is longer than the model: its beginning goes
+            prompt = prompt[-max(room, 1) :]
+            break
+        kept = fewer
+        prompt = model.render.prompt(kept)
+    return Judged(prompt, [r[: model.spec.max_positions - 2] for r in replies])
+
+
+def reply_ids(model: Model, reply: Generation | str) -> list[int]:
+    """Ids of a reply with its end token: a cut reply is scored on a copy that ends (trap 7).
+
+    The sampled ids are used where this base sampled them, else the text is encoded."""
+    if not isinstance(reply, str) and reply.token_ids and reply.base == model.identity:
+        ids = list(reply.token_ids)
+    else:
+        ids = model.render.reply(reply if isinstance(reply, str) else reply.text)
+    while ids and ids[-1] in model.render.end_ids:
+        ids.pop()
+    return [*ids, model.render.end_id]
+
+
+def pack(rows: Sequence[Judged]) -> Rows:
+    """Rows for the PM: each conversation once, its replies as branches, read at their last token.
+
+    Chosen and rejected share the conversation's keys and values instead of running it twice."""
+    layouts = [_layout(row) for row in rows]
+    length = max(len(ids) for ids, _, _, _ in layouts)
+    width = max(len(at) for _, _, _, at in layouts)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    branch = torch.full((len(rows), length), -1, dtype=torch.long)
+    positions = torch.zeros(len(rows), length, dtype=torch.long)
+    at = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, (row_ids, row_branch, row_positions, row_at) in enumerate(layouts):
+        ids[i, : len(row_ids)] = torch.tensor(row_ids)
+        branch[i, : len(row_ids)] = torch.tensor(row_branch)
+        positions[i, : len(row_ids)] = torch.tensor(row_positions)
+        at[i, : len(row_at)] = torch.tensor(row_at)
+    if width == 1:  # one reply each: plain causal rows
+        return Rows(ids, at)
+    return Rows(ids, at, branch, positions)
+
+
+def _layout(row: Judged) -> tuple[list[int], list[int], list[int], list[int]]:
+    ids, branch = list(row.prompt), [0] * len(row.prompt)
+    positions, at = list(range(len(row.prompt))), []
+    for number, reply in enumerate(row.replies, 1):
+        ids += [*reply, CONTEXT_END]
+        branch += [number] * (len(reply) + 1)
+        positions += range(len(row.prompt), len(row.prompt) + len(reply) + 1)
+        at.append(len(ids) - 1)
+    return ids, branch, positions, at
+
+
+def by_length(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices in groups of like sizes whose padded total stays within `tokens` (at least one)."""
+    group: list[int] = []
+    for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+        if group and sizes[i] * (len(group) + 1) > tokens:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def size_of(row: Judged) -> int:
+    """Tokens that a row runs."""
+    return len(row.prompt) + sum(len(r) + 1 for r in row.replies)
+
+
+class PreferenceModel:
+    """A trained PM over the shared base: `score` reads text, `score_ids` reads ids.
+
+    Scores are anchored: the mean over the anchor set is removed, so that PMs can be compared (C17).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        role: PreferenceRole,
+        *,
+        anchor: tuple[float, float] = (0.0, 1.0),
+        info: dict[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self.role = role.to(model.device)
+        self.anchor = anchor  # mean and sd of raw scores on reference samples
+        self.info = info or {}
+        self.dtype = dtype or model.fast
+
+    def raw(self, rows: Sequence[Judged], *, tokens: int = 4096) -> list[list[float]]:
+        """Raw scores of each row's replies, as the head gives them."""
+        out: list[list[float]] = [[] for _ in rows]
+        with torch.inference_mode():
+            for group in by_length([size_of(r) for r in rows], tokens):
+                packed = pack([rows[i] for i in group]).to(self.model.device)
+                scores = self.forward(packed).float().cpu()
+                for i, line in zip(group, scores.tolist(), strict=True):
+                    out[i] = line[: len(rows[i].replies)]
+        return out
+
+    def forward(self, rows: Rows) -> Tensor:
+        """Raw scores [B, R] at the end-of-context tokens; differentiable."""
+        hidden = self.model.trunk.hidden(
+            rows, (self.role.adapter,), dtype=self.dtype, context_end=self.role.context_end
+        )[0]
+        scores: Tensor = self.role.head(hidden)
+        return scores
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
+        """Anchored scores; exchanges that share a conversation are packed together."""
+        grouped: dict[tuple[Message, ...], list[int]] = {}
+        for i, exchange in enumerate(exchanges):
+            grouped.setdefault(exchange.messages, []).append(i)
+        rows, owners = [], []
+        for messages, indices in grouped.items():
+            for at in range(0, len(indices), 8):
+                some = indices[at : at + 8]
+                ids = [reply_ids(self.model, exchanges[i].reply) for i in some]
+                rows.append(judged(self.model, messages, ids))
+                owners.append(some)
+        scores = [0.0] * len(exchanges)
+        for some, line in zip(owners, self.raw(rows), strict=True):
+            for i, value in zip(some, line, strict=True):
+                scores[i] = value - self.anchor[0]
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Adapter in peft's layout, head and embedding in head.safetensors, numbers in pm.json."""
+        from safetensors.torch import save_file
+
+        save_adapter(self.role.adapter, folder, self.model.name)
+        tensors = {
+            "context_end": self.role.context_end.detach().cpu().contiguous(),
+            "head.weight": self.role.head.weight.detach().cpu().contiguous(),
+            "head.bias": self.role.head.bias.detach().cpu().reshape(1),
+        }
+        save_file(tensors, str(folder / "head.safetensors"))
+        content = {
+            "base": self.model.identity,
+            "anchor_mean": self.anchor[0],
+            "anchor_sd": self.anchor[1],
+            **self.info,
+        }
+        (folder / "pm.json").write_text(json.dumps(content, indent=1))
+
+    @classmethod
+    def load(cls, model: Model, folder: Path) -> PreferenceModel:
+        """Read a saved PM. Raises ModelError when it is half written or of another base."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            content = json.loads((folder / "pm.json").read_text())
+            tensors = load_file(str(folder / "head.safetensors"))
+            anchor = (float(content["anchor_mean"]), float(content["anchor_sd"]))
+            adapter = load_adapter(model.spec, folder)
+            role = PreferenceRole(model, adapter.rank, alpha=adapter.alpha)
+            role.adapter = adapter
+            with torch.no_grad():
+                role.context_end.copy_(tensors["context_end"])
+                role.head.weight.copy_(tensors["head.weight"])
+                role.head.bias.copy_(tensors["head.bias"].reshape(()))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(f"preference model {folder} is missing or damaged: {first}") from None
+        return cls(model, role, anchor=anchor, info=content)

@@ -1,0 +1,255 @@
+"""Frozen matrices: plain, int8 or nf4 through bitsandbytes, and the checkpoint they come from.
+
+Quantised products are weight-only: y = x W^T with W dequantised to the dtype of x. Activations are
+never rounded, so there are no outlier columns to pick and a row can not depend on its batch
+(the effect of `llm_int8_threshold=0`, paper.md trap 15), and no straight-through error in training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hhchat.model.spec import LINEARS, Linear, Part, Spec
+from hhchat.types import ModelError
+
+Quantization = Literal["none", "int8", "nf4"]
+
+
+class Weight:
+    """One frozen matrix [out, in] with an optional bias [out]. Never trained, never saved."""
+
+    def __init__(self, dense: Tensor, bias: Tensor | None, quantization: Quantization) -> None:
+        self.shape = (dense.shape[0], dense.shape[1])
+        self.bias = bias
+        self.quantization = quantization
+        self._copies: dict[torch.dtype, Tensor] = {}
+        self._dense: Tensor | None = None
+        if quantization == "none":
+            self._dense = dense
+        elif quantization == "int8":
+            import bitsandbytes.functional as bnb
+
+            # Row-wise absmax, so that rows of fused matrices keep the scales they have alone.
+            self._int8, self._scale, _ = bnb.int8_vectorwise_quant(dense.to(_quant_dtype(dense)))
+        else:
+            import bitsandbytes.functional as bnb
+
+            self._nf4, self._state = bnb.quantize_4bit(
+                dense.to(_quant_dtype(dense)), quant_type="nf4", compress_statistics=True
+            )
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """The matrix [out, in] in `dtype`; a kept copy when there is one, else made anew."""
+        kept = self._copies.get(dtype)
+        if kept is not None:
+            return kept
+        if self._dense is not None:
+            return self._dense.to(dtype)
+        import bitsandbytes.functional as bnb
+
+        if self.quantization == "int8":
+            # scale / 127 per row: the same arithmetic as bitsandbytes' own dequantisation
+            wide: Tensor = self._int8.to(torch.float32) * (self._scale[:, None] / 127.0)
+            return wide.to(dtype)
+        made: Tensor = bnb.dequantize_4bit(self._nf4, self._state).to(dtype)
+        return made
+
+    def keep(self, dtype: torch.dtype) -> None:
+        """Keep a copy in `dtype`: memory for speed, where memory is to be had."""
+        self._copies[dtype] = self.dense(dtype).contiguous()
+
+    def release(self) -> None:
+        self._copies.clear()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out] in the dtype of x; differentiable in x only."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if x.dtype in self._copies:
+            return F.linear(x, self._copies[x.dtype], bias)
+        if self.quantization == "none":
+            assert self._dense is not None
+            return F.linear(x, self._dense.to(x.dtype), bias)
+        y: Tensor = _Dequantised.apply(x, self)  # type: ignore[no-untyped-call]
+        return y if bias is None else y + bias
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the matrix itself, copies included."""
+        held = [*self._copies.values()]
+        if self._dense is not None:
+            held.append(self._dense)
+        elif self.quantization == "int8":
+            held += [self._int8, self._scale]
+        else:
+            held.append(self._nf4)
+        return sum(t.numel() * t.element_size() for t in held)
+
+
+def _quant_dtype(dense: Tensor) -> torch.dtype:
+    # bitsandbytes quantises fp16 on CUDA and any float on the CPU
+    return torch.float16 if dense.is_cuda else torch.float32
+
+
+class _Dequantised(torch.autograd.Function):
+    """x W^T with W dequantised for the product and again for the backward, never kept between."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Weight) -> Tensor:
+        ctx.weight = weight
+        return F.linear(x, weight.dense(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad @ ctx.weight.dense(grad.dtype), None
+
+
+class Checkpoint:
+    """Reads tensors by name from a folder of safetensors. Pickled weights are refused."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = _tensor_files(folder)
+        self._where: dict[str, Path] = {}
+        from safetensors import SafetensorError, safe_open
+
+        for file in self._files:
+            try:
+                with safe_open(str(file), framework="pt") as opened:
+                    for name in opened.keys():  # noqa: SIM118 (not a dict)
+                        self._where[name] = file
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"{file.name} is not readable safetensors: {error}") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def get(self, name: str) -> Tensor:
+        """The tensor `name`. Raises ModelError naming it when it is missing."""
+        if name not in self._where:
+            raise ModelError(f"weights of {self.folder.name} lack {name}")
+        from safetensors import safe_open
+
+        with safe_open(str(self._where[name]), framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+        return tensor
+
+    def find(self, *names: str) -> Tensor | None:
+        for name in names:
+            if name in self._where:
+                return self.get(name)
+        return None
+
+
+def _tensor_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError):
+            raise ModelError(f"{index.name} in {folder.name} is not a weight index") from None
+        missing = [n for n in names if not (folder / n).is_file()]
+        if missing:
+            raise ModelError(f"{folder.name} is half there: {missing[0]} is missing")
+        return [folder / n for n in names]
+    files = sorted(folder.glob("*.safetensors"))
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    if files:
+        return files
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
+        raise ModelError(
+            f"{folder.name} holds pickled weights only, which are refused; convert to safetensors"
+        )
+    raise ModelError(f"{folder.name} holds no .safetensors weights")
+
+
+def unfold_heads(rows: Tensor, heads: int) -> Tensor:
+    """GPT-NeoX q|k|v per head -> all q, all k, all v. rows [3*heads*D, ...]."""
+    head_dim = rows.shape[0] // (3 * heads)
+    return rows.view(heads, 3, head_dim, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
+
+
+def fold_heads(rows: Tensor, heads: int) -> Tensor:
+    """The inverse of `unfold_heads`."""
+    head_dim = rows.shape[0] // (3 * heads)
+    return rows.view(3, heads, head_dim, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
+
+
+def split_parts(spec: Spec, linear: Linear, rows: Tensor) -> Iterator[tuple[Part, Tensor]]:
+    """Cut a fused [out, ...] back into the checkpoint's own matrices."""
+    start = 0
+    for part in spec.parts_of(linear):
+        piece = rows[start : start + part.rows]
+        yield part, fold_heads(piece, part.heads) if part.heads else piece
+        start += part.rows
+
+
+class Layer:
+    """The weights of one layer: four fused linears and the norms."""
+
+    def __init__(self, linears: dict[str, Weight], norms: dict[str, tuple[Tensor, Tensor | None]]):
+        self.linears = linears
+        self.norms = norms
+
+
+def load_layer(
+    spec: Spec,
+    checkpoint: Checkpoint,
+    index: int,
+    place: Callable[[Tensor], Tensor],
+    quantization: Quantization,
+) -> Layer:
+    """Read layer `index`, fuse its matrices and quantise them one by one (peak: one matrix)."""
+    base = f"{spec.prefix}layers.{index}."
+    linears: dict[str, Weight] = {}
+    for linear in LINEARS:
+        rows, biases = [], []
+        for part in spec.parts_of(linear):
+            weight = place(checkpoint.get(f"{base}{part.name}.weight"))
+            bias = checkpoint.find(f"{base}{part.name}.bias")
+            bias = None if bias is None else place(bias)
+            if part.heads:
+                weight = unfold_heads(weight, part.heads)
+                bias = None if bias is None else unfold_heads(bias, part.heads)
+            rows.append(weight)
+            biases.append(bias)
+        fused_bias = None
+        if any(b is not None for b in biases):
+            fused_bias = torch.cat(
+                [
+                    b if b is not None else torch.zeros(len(w), device=w.device)
+                    for b, w in zip(biases, rows, strict=True)
+                ]
+            ).float()
+        fused = torch.cat(rows) if len(rows) > 1 else rows[0]
+        linears[linear] = Weight(fused, fused_bias, quantization)
+    names = {"in": "input_layernorm", "mid": "post_attention_layernorm"}
+    if spec.post_norms:
+        names = {
+            "in": "input_layernorm",
+            "after_attn": "post_attention_layernorm",
+            "mid": "pre_feedforward_layernorm",
+            "after_mlp": "post_feedforward_layernorm",
+        }
+    if spec.qk_norm:
+        names |= {"q": "self_attn.q_norm", "k": "self_attn.k_norm"}
+    norms: dict[str, tuple[Tensor, Tensor | None]] = {}
+    for key, name in names.items():
+        bias = checkpoint.find(f"{base}{name}.bias")
+        norms[key] = (
+            norm_weight(spec, place(checkpoint.get(f"{base}{name}.weight"))),
+            None if bias is None else place(bias).float(),
+        )
+    return Layer(linears, norms)
+
+
+def norm_weight(spec: Spec, weight: Tensor) -> Tensor:
+    """Norm weights are fp32; Gemma stores them as an offset from one."""
+    return weight.float() + 1.0 if spec.norm == "rms+1" else weight.float()
