@@ -1,0 +1,130 @@
+"""The one door from the stories to the torch room, opened only when a model is needed.
+
+Everything that imports torch is imported inside these methods, so that planning a run, refusing
+one or reading its report costs no start-up time. Another implementation of the same four verbs
+may stand in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from hhchat.protocols import Engine, Scorer
+from hhchat.snapshots import Resolver
+
+if TYPE_CHECKING:
+    from hhchat.config import Config
+    from hhchat.model import Model
+
+Resolve = Callable[[str], tuple[str, Path | None]]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a run needs and what there is, in bytes; None where it could not be found out."""
+
+    needed: int | None
+    available: int | None
+    device: str = ""
+    advice: str = ""  # what would fit, when this does not
+
+    @property
+    def fits(self) -> bool:
+        return self.needed is None or self.available is None or self.needed <= self.available
+
+
+class Backend(Protocol):
+    """What the pipeline needs of a model room."""
+
+    def load(self, config: Config) -> Model: ...
+
+    def engine(self, model: Model, resolve: Resolve) -> Engine: ...
+
+    def preference(self, model: Model, folder: Path) -> Scorer: ...
+
+    def memory(self, config: Config) -> Memory: ...
+
+
+class LocalBackend:
+    """The real one: hhchat.model on this machine."""
+
+    def load(self, config: Config) -> Model:
+        from hhchat.model import load_model
+
+        chosen = config.model
+        return load_model(chosen.path, quantization=chosen.quantization, device=chosen.device)
+
+    def engine(self, model: Model, resolve: Resolve) -> Engine:
+        """A sampler; with a `Resolver`, best-of-k asks each snapshot's own preference model."""
+        from hhchat.model import LocalEngine
+
+        if not isinstance(resolve, Resolver):
+            return LocalEngine(model, resolve)
+        resolve = replace(resolve, base=resolve.base or model.identity)
+        return LocalEngine(model, resolve, judge=_Judges(self, model, resolve))
+
+    def preference(self, model: Model, folder: Path) -> Scorer:
+        from hhchat.model import PreferenceModel
+
+        return PreferenceModel.load(model, folder)
+
+    def memory(self, config: Config) -> Memory:
+        """Weights, adapters with their optimiser, and activations, against what is free."""
+        from hhchat.model.base import pick_device
+        from hhchat.model.locate import estimate, locate, read_config
+
+        device = pick_device(config.model.device)
+        how = config.model.quantization
+        if how == "auto":
+            how = "int8" if device.type == "cuda" else "none"
+        spec = read_config(locate(config.model.path))
+        needed = estimate(spec, how).total
+        available = free_memory(device.type)
+        advice = ""
+        if available is not None and needed > available:
+            advice = _what_fits(available, {q: estimate(spec, q).total for q in ("int8", "nf4")})
+        return Memory(needed, available, device.type, advice)
+
+
+@dataclass
+class _Judges:
+    """The preference model of each snapshot, loaded when a best-of-k draw first asks for it."""
+
+    backend: LocalBackend
+    model: Model
+    resolve: Resolver
+    _loaded: dict[str, Scorer] = field(default_factory=dict)
+
+    def __call__(self, name: str) -> Scorer | None:
+        snapshot = self.resolve(name)[0]  # "current" may be another one by now
+        if snapshot not in self._loaded:
+            folder = self.resolve.preference(snapshot)
+            if folder is None:
+                return None
+            self._loaded[snapshot] = self.backend.preference(self.model, folder)
+        return self._loaded[snapshot]
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that a new process could use there; None where that cannot be found out."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _what_fits(available: int, needed: Mapping[str, int]) -> str:
+    for how, size in needed.items():
+        if size <= available:
+            return f"With [model] quantization = {how!r} it takes {size / 2**30:.1f} GiB"
+    return "A smaller model would fit"

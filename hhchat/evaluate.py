@@ -1,0 +1,193 @@
+"""A candidate beside the incumbent on held-out prompts: the numbers that the gate reads.
+
+Both answer the same prompts with the same seeds, and every difference is taken prompt by
+prompt: pairing is what makes a couple of hundred prompts enough to see a small change.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hhchat import stats
+from hhchat.gate import INCUMBENT
+from hhchat.protocols import Engine, Objective, Scorer
+from hhchat.rewards import Reward
+from hhchat.types import (
+    Comparison,
+    Draw,
+    Exchange,
+    Generation,
+    Measurement,
+    Prompt,
+    SampleReport,
+    Sampling,
+)
+
+CHUNK = 32  # prompts a batch: short enough to stop and to show progress, long enough to be fast
+SHOWN = 8  # pairs of replies kept for people to read
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the evaluation found, in full: the report page draws its histograms from `rows`."""
+
+    measurements: list[Measurement]
+    samples: list[SampleReport] = field(default_factory=list)
+    rows: list[dict[str, object]] = field(default_factory=list)
+
+
+def choose(prompts: Sequence[Prompt], n: int, seed: int) -> list[Prompt]:
+    """At most n prompts, the same ones for the same seed: an even share of each source.
+
+    Without the share a large pool would drown the user's own few prompts.
+    """
+    rng = random.Random(f"{seed}:evaluation")
+    by_source: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_source.setdefault(prompt.source, []).append(prompt)
+    for pool in by_source.values():
+        rng.shuffle(pool)
+    chosen: list[Prompt] = []
+    queues = [by_source[source] for source in sorted(by_source)]
+    while len(chosen) < n and any(queues):
+        for queue in queues:
+            if queue and len(chosen) < n:
+                chosen.append(queue.pop())
+    return chosen
+
+
+def draws(prompts: Sequence[Prompt], snapshot: str, seed: int, max_new_tokens: int) -> list[Draw]:
+    """One plain draw a prompt (temperature 1): decoding tricks would hide what was learned."""
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=max_new_tokens)
+    return [
+        Draw(p.messages, random.Random(f"{seed}:{i}").getrandbits(31), sampling, snapshot)
+        for i, p in enumerate(prompts)
+    ]
+
+
+def compare(
+    engine: Engine,
+    preference: Scorer,
+    prompts: Sequence[Prompt],
+    *,
+    candidate: str,
+    incumbent: str,
+    seed: int,
+    max_new_tokens: int = 256,
+    terms: Sequence[tuple[Objective, float]] = (),
+    gauges: Mapping[str, Scorer] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Judged:
+    """Sample both on `prompts` and measure them under the preference model and the terms."""
+    sampled: dict[str, list[Generation]] = {candidate: [], incumbent: []}
+    plans = {name: draws(prompts, name, seed, max_new_tokens) for name in sampled}
+    total = len(prompts) * len(plans)
+    # One model at a time: switching adapters between batches throws away warm state.
+    for name, plan in plans.items():
+        for start in range(0, len(plan), CHUNK):
+            sampled[name].extend(engine.generate(plan[start : start + CHUNK]))
+            progress(sum(map(len, sampled.values())), total)
+    new, old = sampled[candidate], sampled[incumbent]
+    reward = Reward(preference, terms)
+    asked = {name: _exchanges(prompts, sampled[name]) for name in sampled}
+    _, new_parts = reward.score(asked[candidate])
+    _, old_parts = reward.score(asked[incumbent])
+
+    found = _gains(new_parts, old_parts, terms)
+    for name, gauge in (gauges or {}).items():
+        gained = _differences(gauge.score(asked[candidate]), gauge.score(asked[incumbent]))
+        found.append(stats.mean_of(f"gauge_gain_{name}", gained, "score"))
+    for suffix, replies in (("", new), (INCUMBENT, old)):
+        found.extend(describe(replies, suffix))
+    rows: list[dict[str, object]] = [
+        {
+            "prompt": prompts[i].messages[-1].content,
+            "score": new_parts["preference"][i],
+            "score_incumbent": old_parts["preference"][i],
+            "length": length_of(new[i]),
+            "length_incumbent": length_of(old[i]),
+            "finished": new[i].finished,
+            "finished_incumbent": old[i].finished,
+        }
+        for i in range(len(prompts))
+    ]
+    samples = [
+        SampleReport(prompts[i].messages[-1].content, old[i].text, new[i].text)
+        for i in range(min(SHOWN, len(prompts)))
+    ]
+    return Judged(found, samples, rows)
+
+
+def _gains(
+    new: Mapping[str, list[float]],
+    old: Mapping[str, list[float]],
+    terms: Sequence[tuple[Objective, float]],
+) -> list[Measurement]:
+    """The gain in the whole reward, in the preference model's score, and in each term.
+
+    The preference score has no scale of its own, the weights of terms are meant against scores
+    of spread 1: so the sum uses the score divided by its spread over the incumbent's replies.
+    """
+    weights = {term.name: weight for term, weight in terms}
+    gains = {name: _differences(new[name], old[name]) for name in new}
+    spread = _spread(old["preference"])
+    total = [
+        gain / spread + sum(weights[name] * gains[name][i] for name in weights)
+        for i, gain in enumerate(gains["preference"])
+    ]
+    found = [
+        stats.mean_of("score_gain", total, "sd"),
+        stats.mean_of("pm_gain", gains["preference"], "score"),
+        stats.win_rate("pm_win_rate", new["preference"], old["preference"]),
+    ]
+    found.extend(stats.mean_of(f"gain_{name}", gains[name]) for name in weights)
+    return found
+
+
+def describe(replies: Sequence[Generation], suffix: str = "") -> list[Measurement]:
+    """Length, endings, and how much replies repeat each other and themselves."""
+    texts = [r.text for r in replies]
+    return [
+        stats.mean_of(f"length{suffix}", [length_of(r) for r in replies], "tokens"),
+        stats.share(f"unfinished{suffix}", sum(not r.finished for r in replies), len(replies)),
+        Measurement(f"distinct{suffix}", len(set(texts)) / len(texts), n=len(texts)),
+        Measurement(f"repetition{suffix}", stats.mean([repetition(t) for t in texts])),
+    ]
+
+
+def length_of(reply: Generation) -> float:
+    """Tokens, or words where the reply has no tokens."""
+    return float(len(reply.token_ids) or len(reply.text.split()))
+
+
+def repetition(text: str) -> float:
+    """The share of a text's three-word runs that it has said before: 0 for ordinary prose."""
+    words = text.casefold().split()
+    runs = [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def accuracy(preference: Scorer, comparisons: Sequence[Comparison]) -> Measurement | None:
+    """How often the preference model agrees with unseen picks; None when there are none."""
+    usable = [c for c in comparisons if c.preferred is not None]
+    if not usable:
+        return None
+    chosen = preference.score([Exchange(c.messages, c.chosen.text) for c in usable])
+    rejected = preference.score([Exchange(c.messages, c.rejected.text) for c in usable])
+    return stats.win_rate("pm_accuracy", chosen, rejected)
+
+
+def _exchanges(prompts: Sequence[Prompt], replies: Sequence[Generation]) -> list[Exchange]:
+    return [Exchange(p.messages, r.text) for p, r in zip(prompts, replies, strict=True)]
+
+
+def _differences(new: Sequence[float], old: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(new, old, strict=True)]
+
+
+def _spread(values: Sequence[float]) -> float:
+    centre = stats.mean(values)
+    variance = stats.mean([(v - centre) ** 2 for v in values])
+    return variance**0.5 or 1.0

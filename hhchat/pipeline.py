@@ -1,0 +1,407 @@
+"""The story of `hhchat train`: stages, candidate, gate, promotion.
+
+Per stage the trainer is built from its config table and writes into the run's own folder. The
+finished folders are sealed under the snapshot's id by one rename, the candidate is measured
+beside the incumbent, and the last step, one appended row, promotes it. Whatever happens before
+that row leaves the assistant as it was. No database transaction is ever open across a step.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hhchat import evaluate, paths
+from hhchat.backend import Backend, LocalBackend
+from hhchat.dataset import Dataset, gather, recall
+from hhchat.gate import decide
+from hhchat.plugins import one_line
+from hhchat.preflight import (
+    Plan,
+    StagePlan,
+    bury_the_dead,
+    incumbent_of,
+    is_starter,
+    plan,
+    resumable,
+    rules_of,
+    settings_of,
+    too_big,
+    too_few,
+    trainers_of,
+    versions,
+)
+from hhchat.protocols import Trainer, TrainingContext
+from hhchat.runfolder import Journal, Results, RunFolder
+from hhchat.sealing import only_one, read_json, seal, write_json
+from hhchat.snapshots import BASE, MANIFEST, Resolver, part
+from hhchat.stopping import Stop
+from hhchat.types import (
+    BadInput,
+    Cancelled,
+    HhchatError,
+    Metric,
+    ModelError,
+    Report,
+    Run,
+    Snapshot,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from hhchat.config import Config
+    from hhchat.model import Model
+    from hhchat.plugins import Plugins
+    from hhchat.store import Store
+
+__all__ = ["EXIT_CODES", "Event", "Plan", "StagePlan", "plan", "train"]
+
+GATE = "gate"  # the stage name under which the evaluation's numbers are logged
+EXIT_CODES = {"promoted": 0, "refused": 3, "failed": 1, "interrupted": 130, "running": 1}
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a run tells whoever watches it."""
+
+    kind: Literal["run", "stage", "metric", "line", "evaluate", "verdict", "end"]
+    stage: str = ""
+    text: str = ""
+    metric: Metric | None = None
+    done: int = 0
+    total: int = 0
+    run: Run | None = None
+
+
+def train(
+    store: Store,
+    config: Config,
+    plugins: Plugins,
+    *,
+    stages: Sequence[str] | None = None,
+    seed: int | None = None,
+    resume: bool | str = False,
+    warm_start: bool = False,
+    on_event: Callable[[Event], None] = lambda event: None,
+    backend: Backend | None = None,
+) -> Run:
+    """Train, judge, and promote or refuse. Returns the run's row as it ended.
+
+    `resume` continues the latest unfinished run, or the one of that id, with the data, stages,
+    settings and seed it started with.
+
+    Raises HhchatError only for what prevents a run from starting. Once its row is open, what
+    goes wrong is the run's `reason`, and the assistant stays the one it was.
+    """
+    backend = backend or LocalBackend()
+    with only_one(paths.ensure(paths.home()) / "train.lock"), Stop() as stop:
+        bury_the_dead(store)
+        try:
+            if resume:
+                run_id = resume if isinstance(resume, str) else None
+                story = _Story.again(store, config, plugins, backend, on_event, stop, run_id)
+            else:
+                chosen = config.train.seed if seed is None else seed
+                warm = warm_start or config.train.warm_start
+                story = _Story.new(
+                    store, config, plugins, backend, on_event, stop, stages, chosen, warm
+                )
+        except KeyboardInterrupt:
+            raise Cancelled("stopped before the run began; nothing has changed") from None
+        return story.tell()
+
+
+@dataclass
+class _Story:
+    """One run from its open row to its end."""
+
+    store: Store
+    config: Config
+    plugins: Plugins
+    backend: Backend
+    on_event: Callable[[Event], None]
+    stop: Stop
+    run: Run
+    trainers: list[Trainer]
+    data: Dataset
+    folder: RunFolder
+    model: Model
+
+    @classmethod
+    def new(
+        cls,
+        store: Store,
+        config: Config,
+        plugins: Plugins,
+        backend: Backend,
+        on_event: Callable[[Event], None],
+        stop: Stop,
+        stages: Sequence[str] | None,
+        seed: int,
+        warm_start: bool,
+    ) -> _Story:
+        """Check all that can be checked before hours are spent, then open the run's row."""
+        trainers = trainers_of(config, plugins, stages)
+        rules_of(config)
+        plugins.terms(config.weights)
+        data = gather(store, starter=is_starter(config))
+        if len(data.comparisons) < config.train.min_comparisons:
+            raise HhchatError(too_few(len(data.comparisons), config.train.min_comparisons))
+        memory = backend.memory(config)
+        if not memory.fits:
+            raise ModelError(too_big(memory))
+        on_event(Event("line", text=f"loading {config.model.path}"))
+        model = backend.load(config)
+        record = {
+            "stages": {t.name: settings_of(t) for t in trainers},
+            "model": asdict(config.model),
+            "incumbent": incumbent_of(store, model.identity),
+            "warm_start": warm_start,
+            "eval_prompts": config.train.eval_prompts,
+            "comparisons": [c.id for c in data.comparisons],
+            "heldout": [c.id for c in data.heldout],
+            "versions": versions(),
+        }
+        names = tuple(t.name for t in trainers)
+        with stop.shielded():
+            run = store.start_run(names, seed, model.identity, record)
+            folder = RunFolder(run.id)
+            folder.make()
+            write_json(folder.data, data.record())
+        return cls(
+            store, config, plugins, backend, on_event, stop, run, trainers, data, folder, model
+        )
+
+    @classmethod
+    def again(
+        cls,
+        store: Store,
+        config: Config,
+        plugins: Plugins,
+        backend: Backend,
+        on_event: Callable[[Event], None],
+        stop: Stop,
+        run_id: str | None,
+    ) -> _Story:
+        """An unfinished run with the data, stages and settings it started with."""
+        run = resumable(store, run_id)
+        if run is None:
+            raise BadInput("there is no unfinished run to continue; start one: hhchat train")
+        folder = RunFolder(run.id)
+        data = recall(store, read_json(folder.data))
+        told = run.data["stages"]
+        trainers = [plugins.trainer(name, told[name]) for name in run.stages]
+        on_event(Event("line", text=f"loading {config.model.path}"))
+        model = backend.load(config)
+        if run.base != model.identity:
+            path = run.data["model"]["path"]
+            raise BadInput(
+                f"run {run.id} trains another model ({run.base}); continue it with that one: "
+                f"set [model] path to {path!r}"
+            )
+        run = store.finish_run(run.id, "running")
+        return cls(
+            store, config, plugins, backend, on_event, stop, run, trainers, data, folder, model
+        )
+
+    # The story ---------------------------------------------------------------------------
+
+    def tell(self) -> Run:
+        """All of it; whatever happens, the row says how it ended."""
+        self.on_event(Event("run", run=self.run, total=len(self.trainers)))
+        try:
+            with Journal(self.store, self.run.id, self.folder.metrics) as self.journal:
+                report, verdict, snapshot = self._steps()
+            with self.stop.shielded():
+                return self._conclude(report, verdict, snapshot)
+        except _NoCandidate as error:
+            return self._end("refused", str(error))
+        except (Cancelled, KeyboardInterrupt):
+            return self._end("interrupted", "stopped; continue it with: hhchat train --resume")
+        except HhchatError as error:
+            return self._end("failed", str(error) or type(error).__name__)
+        except Exception as error:
+            # A trainer may raise anything. The user gets its name and message in one line;
+            # whoever mends it finds the rest beside the run.
+            self.folder.keep_error(traceback.format_exc())
+            return self._end("failed", one_line(error))
+
+    def _steps(self) -> tuple[Report, Verdict, Snapshot]:
+        results = self._stages()
+        if results.stop is not None:
+            raise _NoCandidate(results.stop)
+        if results.policy is None and results.preference is None:
+            raise _NoCandidate("no stage made a policy or a preference model")
+        with self.stop.shielded():
+            snapshot = self._seal(results)
+        report, judged = self._measure(snapshot, results)
+        verdict = decide(report, rules_of(self.config), policy=results.policy is not None)
+        if verdict.promote:
+            vetoes = self.plugins.veto_promotion(report)
+            if vetoes:
+                verdict = Verdict(False, tuple(f"vetoed by plugin {veto}" for veto in vetoes))
+        self.folder.keep_report(report, verdict, judged)
+        return report, verdict, snapshot
+
+    def _stages(self) -> Results:
+        """Run the stages that are not finished yet, in order."""
+        results = Results()
+        for index, trainer in enumerate(self.trainers):
+            told = self.folder.finished(trainer.name)
+            if told is None:
+                self.on_event(Event("stage", trainer.name, done=index, total=len(self.trainers)))
+                context = self._context(trainer.name, results)
+                with self.stop.cooperative():
+                    result = trainer.train(context)
+                self.journal.flush()
+                told = self.folder.finish(trainer.name, result)
+            results.add(trainer.name, self.folder.build / trainer.name, told)
+            if results.stop is not None:
+                break
+        return results
+
+    def _context(self, stage: str, results: Results) -> TrainingContext:
+        return TrainingContext(
+            model=self.model,
+            comparisons=self.data.comparisons,
+            heldout=self.data.heldout,
+            prompts=self.data.prompts,
+            heldout_prompts=self.data.heldout_prompts,
+            out=self.folder.out(stage),
+            stages=dict(results.folders),
+            state=self.folder.state(stage),
+            log=self._log,
+            seed=self.run.seed,
+            terms=self.plugins.terms(self.config.weights),
+            start=self._start(),
+            report=lambda text: self.on_event(Event("line", stage, text=text)),
+            stopped=self.stop.asked,
+        )
+
+    def _start(self) -> Path | None:
+        """The incumbent's policy adapter when warm-starting; None: the base, as in the paper."""
+        if not self.run.data["warm_start"]:
+            return None
+        return Resolver(self.store)(self._incumbent)[1]
+
+    @property
+    def _incumbent(self) -> str:
+        return str(self.run.data["incumbent"])
+
+    def _log(self, metric: Metric) -> None:
+        self.journal.log(metric)
+        self.on_event(Event("metric", metric.stage, metric=metric))
+
+    # Seal, measure, conclude ---------------------------------------------------------------
+
+    def _seal(self, results: Results) -> Snapshot:
+        """Publish the stage folders as one snapshot, by one rename."""
+        parent = self._incumbent if self.run.data["warm_start"] else BASE
+        snapshot = Snapshot(
+            id=self.folder.snapshot_id,
+            path=self.folder.snapshot_id,
+            run=self.run.id,
+            parent=parent,
+            base=self.run.base,
+            created=self.run.created,
+        )
+        if self.folder.sealed.exists():  # by this run, before it was killed
+            return snapshot
+        told = {
+            "id": snapshot.id,
+            "run": self.run.id,
+            "base": self.run.base,
+            "parent": parent,
+            "seed": self.run.seed,
+            "stages": list(self.run.stages),
+            "policy": results.policy or self._inherited(),
+            "preference": results.preference,
+            "gauges": results.gauges,
+            "created": self.run.created,
+            "measurements": [asdict(m) for m in results.measurements],
+        }
+        write_json(self.folder.build / MANIFEST, told)
+        paths.ensure(paths.snapshots())
+        seal(self.folder.build, self.folder.sealed)
+        return snapshot
+
+    def _inherited(self) -> str | None:
+        """A run without a policy stage keeps the incumbent's policy, copied into its snapshot."""
+        folder = Resolver(self.store)(self._incumbent)[1]
+        return self.folder.adopt(folder, "inherited") if folder is not None else None
+
+    def _measure(self, snapshot: Snapshot, results: Results) -> tuple[Report, evaluate.Judged]:
+        """The stages' own measurements, and the candidate beside the incumbent."""
+        found = {m.name: m for m in results.measurements}
+        judged = evaluate.Judged([])
+        folder = self.folder.sealed
+        preference = part(folder, "preference")
+        scorer = self.backend.preference(self.model, preference) if preference else None
+        if scorer is not None and "pm_accuracy" not in found:
+            accuracy = evaluate.accuracy(scorer, self.data.heldout)
+            if accuracy is not None:
+                found[accuracy.name] = accuracy
+        wanted = int(self.run.data["eval_prompts"])
+        prompts = evaluate.choose(self.data.heldout_prompts, wanted, self.run.seed)
+        if results.policy is not None and scorer is not None and prompts:
+            resolver = Resolver(self.store, {snapshot.id: folder})
+            judged = evaluate.compare(
+                self.backend.engine(self.model, resolver),
+                scorer,
+                prompts,
+                candidate=snapshot.id,
+                incumbent=self._incumbent,
+                seed=self.run.seed,
+                max_new_tokens=self.config.chat.max_new_tokens,
+                terms=self.plugins.terms(self.config.weights),
+                gauges={
+                    name: self.backend.preference(self.model, folder / where)
+                    for name, where in results.gauges.items()
+                },
+                progress=lambda done, total: self.on_event(
+                    Event("evaluate", GATE, done=done, total=total)
+                ),
+            )
+            found.update({m.name: m for m in judged.measurements})
+        for name, measurement in found.items():
+            self._log(Metric(GATE, 0, name, measurement.value))
+        return Report(snapshot.id, self._incumbent, found), judged
+
+    def _conclude(self, report: Report, verdict: Verdict, snapshot: Snapshot) -> Run:
+        """Keep the snapshot's row, also when refused: it can be looked at and compared."""
+        reason = "; ".join(verdict.reasons)
+        self.on_event(Event("verdict", text=reason, done=int(verdict.promote)))
+        info = {
+            "promoted": verdict.promote,
+            "reasons": list(verdict.reasons),
+            "measurements": {name: asdict(m) for name, m in report.measurements.items()},
+        }
+        snapshot = replace(snapshot, info=info)
+        if snapshot.id not in {s.id for s in self.store.snapshots()}:
+            self.store.add_snapshot(snapshot)
+        if not verdict.promote:
+            return self._end("refused", reason, snapshot.id)
+        self.store.promote(snapshot.id, run=self.run.id, reason=reason)
+        run = self._end("promoted", reason, snapshot.id)
+        self.plugins.snapshot_promoted(snapshot)
+        return run
+
+    def _end(
+        self,
+        state: Literal["promoted", "refused", "failed", "interrupted"],
+        reason: str,
+        snapshot: str | None = None,
+    ) -> Run:
+        with self.stop.shielded():
+            run = self.store.finish_run(self.run.id, state, reason=reason, snapshot=snapshot)
+            if state in ("promoted", "refused"):
+                self.folder.forget_state()
+            self.on_event(Event("end", text=reason, run=run))
+        return run
+
+
+class _NoCandidate(Exception):
+    """The stages ended without anything to judge; the message says why."""
