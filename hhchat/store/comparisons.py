@@ -15,6 +15,7 @@ from hhchat.types import BadInput, Comparison, Prompt, Source, Split
 
 PAGE = 256  # rows read at a time, so that no read transaction stays open while they are used
 
+LIVE = "NOT EXISTS (SELECT 1 FROM undone u WHERE u.comparison = c.id)"
 SELECT = f"""
 SELECT c.*, x.messages, {rows.generation_columns("a", "a_")}, {rows.generation_columns("b", "b_")}
 FROM {{table}} c
@@ -109,7 +110,7 @@ class Comparisons(Conversations):
             "split": c.split,
             "created": c.created,
             "identical": int(rows.identical(*c.replies)),
-            "empty": int(any(not g.text.strip() for g in c.replies)),
+            "empty": int(rows.empty(*c.replies)),
             "longer": longer,
             "fingerprint": print_of,
         }
@@ -172,7 +173,7 @@ class Comparisons(Conversations):
         return self._pages(
             "comparison",
             {k: v for k, v in where.items() if v is not None},
-            "NOT EXISTS (SELECT 1 FROM undone u WHERE u.comparison = c.id)",
+            LIVE,
             limit,
             after,
             newest_first,
@@ -200,6 +201,30 @@ class Comparisons(Conversations):
             limit,
             after,
             False,
+        )
+
+    def exportable(self) -> Iterator[Comparison]:
+        """The usable ones and every imported pair, oldest first."""
+        usable = "EXISTS (SELECT 1 FROM usable_comparisons v WHERE v.id = c.id)"
+        return self._pages(
+            "comparison",
+            {},
+            f"({usable} OR c.purpose = 'imported' AND c.preferred IS NOT NULL AND {LIVE})",
+            None,
+            None,
+            False,
+        )
+
+    @staticmethod
+    def teaches(comparison: Comparison) -> bool:
+        """Whether the view `usable_comparisons` takes a picked comparison that is not undone."""
+        c = rows.judged(replace(comparison, id=""))
+        return not (
+            c.preferred is None
+            or c.strength == 1
+            or c.purpose == "replay"
+            or rows.identical(*c.replies)
+            or rows.empty(*c.replies)
         )
 
     def _pages(
@@ -321,7 +346,7 @@ def _stats(conn: sqlite3.Connection) -> dict[str, Any]:
         )
         return dict(found.fetchall())
 
-    live = "FROM comparison c WHERE NOT EXISTS (SELECT 1 FROM undone u WHERE u.comparison = c.id)"
+    live = f"FROM comparison c WHERE {LIVE}"
     outcomes = dict(conn.execute(f"SELECT outcome, count(*) {live} GROUP BY 1").fetchall())
     left, shown = conn.execute(
         f"SELECT sum(outcome = 'left'), count(*) {live}"

@@ -82,6 +82,11 @@ def identical(first: Generation, second: Generation) -> bool:
     return first.text.split() == second.text.split()
 
 
+def empty(first: Generation, second: Generation) -> bool:
+    """Whether one of them says nothing."""
+    return not (first.text.strip() and second.text.strip())
+
+
 def judged(comparison: Comparison) -> Comparison:
     """The comparison with `preferred` and `strength` worked out. ValueError when inconsistent.
 
