@@ -126,9 +126,9 @@ def config_path(env: Mapping[str, str] | None = None) -> Path:
     named = env.get("HHCHAT_CONFIG")
     if named:
         return Path(named).expanduser()
-    from hhchat import paths
+    from hhchat.paths import config_file
 
-    return paths.config_file()
+    return config_file()
 
 
 def load_config(

@@ -87,14 +87,21 @@ def open_store(*, read_only: bool = False) -> Store:
 
 def open_model(config: Config) -> Model:
     """The base model, loaded. This is where torch is imported."""
-    import os
-
-    # Progress bars and advice of the libraries are not for our users.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    quiet_libraries()
     from hhchat.backend import LocalBackend
 
     return LocalBackend().load(config)
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' bars and advice off the screen; call it before importing them."""
+    import logging
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("bitsandbytes", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def open_engine(config: Config, store: Store) -> Engine:

@@ -170,6 +170,10 @@ def _text(value: Any, name: str) -> str:
         raise BadInput(f"{name} must be text, not {_kind(value)}")
     if not value.strip():
         raise BadInput(f"{name} is empty")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadInput(f"{name} holds half of a surrogate pair") from None
     return value
 
 

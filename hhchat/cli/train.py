@@ -1,0 +1,160 @@
+"""`hhchat train`: the stages, the gate, and what they say while they run."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hhchat.cli._common import (
+    emit,
+    json_option,
+    load_plugins,
+    model_options,
+    open_store,
+    quiet_libraries,
+    say,
+    settings,
+)
+from hhchat.cli._progress import Progress
+from hhchat.cli.runs import record
+from hhchat.settings import Text
+
+if TYPE_CHECKING:
+    from hhchat.pipeline import Event
+    from hhchat.preflight import Plan
+
+
+@click.command("train")
+@click.option("--stages", metavar="A,B", help="Stages in order; else [train] stages.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of the run.")
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and do none of it.")
+@click.option("--resume", is_flag=True, help="Continue the run that was interrupted last.")
+@click.option(
+    "--warm-start",
+    is_flag=True,
+    help="Start from the current policy instead of the base: a deviation from the paper.",
+)
+@model_options
+@json_option
+def command(
+    stages: str | None,
+    seed: int | None,
+    dry_run: bool,
+    resume: bool,
+    warm_start: bool,
+    model: str | None,
+    quantization: str | None,
+    device: str | None,
+    as_json: bool,
+) -> int:
+    """Learn from the picks: a preference model, then PPO, then the gate.
+
+    Exits with 0 when the result is promoted, 3 when the gate refuses it, 130 when it is
+    interrupted (`--resume` continues) and 1 when it fails; in all but the first case the
+    assistant stays the one it was.
+    """
+    config = settings(
+        stages=None if stages is None else Text(stages),
+        warm_start=warm_start or None,
+        model=model,
+        quantization=quantization,
+        device=device,
+    )
+    quiet_libraries()
+    plugins = load_plugins()
+    with open_store() as store:
+        if dry_run:
+            from hhchat.preflight import plan
+
+            told = plan(store, config, plugins)
+            if as_json:
+                emit(plan_record(told))
+            else:
+                _tell_plan(told)
+            return 0
+        from hhchat.pipeline import EXIT_CODES, train
+
+        progress = Progress()
+        try:
+            run = train(
+                store,
+                config,
+                plugins,
+                stages=config.train.stages if stages else None,
+                seed=seed,
+                resume=resume,
+                warm_start=warm_start,
+                on_event=_emit if as_json else progress,
+            )
+        finally:
+            progress.close()
+    if not as_json:
+        say(f"run {run.id} {run.state}: {run.reason or ''}".rstrip(": "))
+        if run.state == "promoted":
+            say(f"the assistant is now {run.snapshot}; `hhchat snapshots rollback` takes it back")
+        elif run.state == "interrupted":
+            say("`hhchat train --resume` continues it")
+    sys.stdout.flush()
+    return EXIT_CODES.get(run.state, 1)
+
+
+def _emit(event: Event) -> None:
+    told: dict[str, Any] = {"event": event.kind, "stage": event.stage}
+    if event.text:
+        told["text"] = event.text
+    if event.total:
+        told |= {"done": event.done, "total": event.total}
+    if event.metric is not None:
+        told |= {
+            "step": event.metric.step,
+            "name": event.metric.name,
+            "value": event.metric.value,
+        }
+    if event.run is not None:
+        told["run"] = record(event.run)
+    emit(told)
+    sys.stdout.flush()  # whoever watches the run reads it through a pipe
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """A dry run as `--json` prints it."""
+    return {
+        "stages": [{"name": s.name, "settings": dict(s.settings)} for s in plan.stages],
+        "base": plan.base,
+        "incumbent": plan.incumbent,
+        "comparisons": plan.comparisons,
+        "heldout": plan.heldout,
+        "needed": plan.needed,
+        "missing": plan.missing,
+        "prompts": plan.prompts,
+        "heldout_prompts": plan.heldout_prompts,
+        "memory": asdict(plan.memory),
+        "resumable": plan.resumable,
+        "problems": list(plan.problems),
+    }
+
+
+def _tell_plan(plan: Plan) -> None:
+    say(f"base        {plan.base}; the assistant is {plan.incumbent}")
+    say(f"stages      {', '.join(stage.name for stage in plan.stages)}")
+    say(f"comparisons {plan.comparisons} usable to train on (needed {plan.needed})")
+    say(f"held out    {plan.heldout} usable comparisons, {plan.heldout_prompts} prompts")
+    say(f"prompts     {plan.prompts} to sample from")
+    memory = plan.memory
+    if memory.needed is not None:
+        free = "" if memory.available is None else f" of {memory.available / 2**30:.1f} GiB free"
+        say(f"memory      {memory.needed / 2**30:.2f} GiB needed{free} {memory.device}".rstrip())
+    if plan.resumable:
+        say(f"unfinished  run {plan.resumable}: `hhchat train --resume` continues it")
+    for stage in plan.stages:
+        say(f"\n[{stage.name}]")
+        for name, value in stage.settings.items():
+            say(f"{name} = {value}")
+    say()
+    for problem in plan.problems:
+        say(f"would not start: {problem}")
+    if not plan.problems:
+        say("ready: nothing was done, run it without --dry-run")
