@@ -29,6 +29,9 @@ class GateRules:
     min_score_gain: float = setting(
         0.0, "The lower end of the gain in preference-model score must lie above this."
     )
+    min_prompts: int = setting(
+        8, "On fewer held-out prompts than this a gain in score proves nothing.", low=2
+    )
     max_kl: float = setting(10.0, "Most drift from the reference, in nats per response.")
     max_unfinished_increase: float = setting(
         0.02, "How much larger the share of replies that do not end may become."
@@ -109,6 +112,11 @@ def _gain(report: Report, rules: GateRules) -> Iterator[str]:
     gain = report.measurements.get("score_gain")
     if gain is None:
         yield "the candidate's replies were not scored against the incumbent's"
+    elif gain.n is not None and gain.n < rules.min_prompts:
+        yield (
+            f"there were only {gain.n} held-out prompts to judge on, and it takes "
+            f"{rules.min_prompts}; add some with `hhchat prompts add`"
+        )
     elif not _lower(gain) > rules.min_score_gain:
         yield (
             "the preference model does not score the new replies clearly higher: gain "

@@ -27,7 +27,6 @@ from hhchat.preflight import (
     is_starter,
     plan,
     resumable,
-    rules_of,
     settings_of,
     too_big,
     too_few,
@@ -145,7 +144,6 @@ class _Story:
     ) -> _Story:
         """Check all that can be checked before hours are spent, then open the run's row."""
         trainers = trainers_of(config, plugins, stages)
-        rules_of(config)
         plugins.terms(config.weights)
         data = gather(store, starter=is_starter(config))
         if len(data.comparisons) < config.train.min_comparisons:
@@ -238,7 +236,7 @@ class _Story:
         with self.stop.shielded():
             snapshot = self._seal(results)
         report, judged = self._measure(snapshot, results)
-        verdict = decide(report, rules_of(self.config), policy=results.policy is not None)
+        verdict = decide(report, self.config.gate, policy=results.policy is not None)
         if verdict.promote:
             vetoes = self.plugins.veto_promotion(report)
             if vetoes:

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from hhchat.backend import Backend, LocalBackend, Memory
 from hhchat.dataset import gather
-from hhchat.gate import GateRules
 from hhchat.protocols import Trainer
 from hhchat.runfolder import RunFolder, safe_name
-from hhchat.settings import build
 from hhchat.snapshots import BASE
 from hhchat.types import BadInput, HhchatError, Run
 
@@ -110,10 +108,6 @@ def settings_of(trainer: Trainer) -> dict[str, Any]:
     if not is_dataclass(trainer):
         return {}
     return {f.name: getattr(trainer, f.name) for f in fields(trainer) if f.init}
-
-
-def rules_of(config: Config) -> GateRules:
-    return build(GateRules, config.table("gate"), "[gate]")
 
 
 def is_starter(config: Config) -> bool:

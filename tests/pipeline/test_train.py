@@ -1,0 +1,294 @@
+"""`hhchat train` may only ever change the assistant by its very last step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline_fakes import FakeBackend, config, fill, plugins
+
+from hhchat import hookimpl, pipeline
+from hhchat.pipeline import Event
+from hhchat.snapshots import Resolver
+from hhchat.store import Store
+from hhchat.types import BadInput, Exchange, HhchatError, ModelError, Report, Run, Snapshot
+
+
+def train(
+    store: Store, *, backend: FakeBackend | None = None, more: Any = (), **tables: Any
+) -> Run:
+    return pipeline.train(store, config(**tables), plugins(*more), backend=backend or FakeBackend())
+
+
+def test_a_good_run_ends_with_a_promoted_snapshot_that_the_chat_finds(
+    store: Store, home: Path
+) -> None:
+    fill(store)
+    events: list[Event] = []
+    run = pipeline.train(
+        store, config(), plugins(), seed=7, on_event=events.append, backend=FakeBackend()
+    )
+    assert run.state == "promoted", run.reason
+    current = store.current()
+    assert current is not None
+    assert current.id == run.snapshot == f"s-{run.id}"
+    told = json.loads((home / "snapshots" / current.path / "snapshot.json").read_text())
+    assert (told["policy"], told["preference"]) == ("fakeppo/policy", "fakepm")
+    resolved, folder = Resolver(store)("current")
+    assert resolved == current.id
+    assert folder == home / "snapshots" / current.path / "fakeppo" / "policy"
+    kinds = [e.kind for e in events]
+    assert kinds[0] == "line"
+    assert kinds[1] == "run"
+    assert kinds[-2:] == ["verdict", "end"]
+    assert [e.stage for e in events if e.kind == "stage"] == ["fakepm", "fakeppo"]
+    assert store.promotions()[-1].run == run.id
+    assert current.info["measurements"]["score_gain"]["value"] > 0.5
+
+
+def test_the_run_keeps_what_it_learned_from_although_the_user_goes_on_picking(
+    store: Store,
+) -> None:
+    fill(store)
+    before = [c.id for c in store.usable(split="train")]
+    run = train(store)
+    fill(store, picks=5, prompts=0, seed=9)
+    assert store.run(run.id).data["comparisons"] == before
+    assert store.run(run.id).data["stages"]["fakeppo"]["updates"] == 3
+    assert "python" in run.data["versions"]
+
+
+def test_metrics_and_measurements_can_be_looked_at_afterwards(store: Store, home: Path) -> None:
+    fill(store)
+    run = train(store)
+    names = {(m.stage, m.name) for m in store.metrics(run.id)}
+    assert {("fakeppo", "score"), ("gate", "kl"), ("gate", "score_gain")} <= names
+    report = json.loads((home / "runs" / run.id / "report.json").read_text())
+    assert report["promote"] is True
+    assert len(report["samples"]) == 8
+    assert len(report["rows"]) == 40
+    assert {"prompt", "before", "after"} == set(report["samples"][0])
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"fakeppo": {"quality": 0.0}}, "clearly higher"),
+        ({"fakeppo": {"kl": 40.0}}, "drifted 40 nats"),
+        ({"fakeppo": {"unfinished": 0.5}}, "do not end"),
+        ({"fakeppo": {"length": 60}}, "times as long"),
+        ({"fakepm": {"accuracy": 0.5}}, "not clearly above"),
+        ({"fakeppo": {"gauge_sign": -1.0}}, "rather than your taste"),
+        ({"gate": {"max_kl": 1.0}}, "more than the 1 allowed"),
+    ],
+)
+def test_a_worse_assistant_is_refused_with_the_reason_and_the_old_one_stays(
+    store: Store, tables: dict[str, Any], words: str
+) -> None:
+    fill(store)
+    first = train(store)
+    run = train(store, **tables)
+    assert run.state == "refused"
+    assert run.reason is not None
+    assert words in run.reason
+    current = store.current()
+    assert current is not None
+    assert current.id == first.snapshot
+    # It is kept, so that the user may look at it, but nobody talks to it.
+    assert store.snapshot(run.snapshot or "").info["promoted"] is False
+
+
+def test_the_second_run_is_measured_against_the_first_and_rollback_returns_it(
+    store: Store,
+) -> None:
+    fill(store)
+    first = train(store)
+    second = train(store, fakeppo={"quality": 3.0})
+    assert second.state == "promoted", second.reason
+    assert second.data["incumbent"] == first.snapshot
+    assert store.snapshot(second.snapshot or "").parent == "base"
+    back = store.rollback()
+    assert back is not None
+    assert back.id == first.snapshot
+    assert Resolver(store)("current")[0] == first.snapshot
+
+
+def test_a_gain_over_the_base_is_not_a_gain_over_a_better_assistant(store: Store) -> None:
+    fill(store)
+    assert train(store, fakeppo={"quality": 3.0}).state == "promoted"
+    assert train(store, fakeppo={"quality": 1.0}).state == "refused"
+
+
+def test_too_few_picks_say_how_many_are_missing_and_start_nothing(store: Store) -> None:
+    fill(store, picks=12)
+    have = len(store.usable(split="train"))
+    backend = FakeBackend()
+    with pytest.raises(HhchatError, match=f"{20 - have} more picks to go"):
+        train(store, backend=backend)
+    assert store.runs() == []
+    assert backend.loads == 0
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(store: Store) -> None:
+    fill(store)
+    backend = FakeBackend(fits=False)
+    with pytest.raises(ModelError, match=r"needs 8\.0 GiB on cpu and 4\.0 GiB is free\. Try"):
+        train(store, backend=backend)
+    assert (store.runs(), backend.loads) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"train": {"stages": []}}, "at least one"),
+        ({"train": {"stages": ["fakepm", "fakepm"]}}, "twice"),
+        ({"train": {"stages": ["fakepp"]}}, "did you mean"),
+        ({"train": {"stages": ["../x"]}}, "name of a folder"),
+        ({"fakeppo": {"updats": 3}}, "did you mean 'updates'"),
+        ({"gate": {"max_lk": 3}}, "did you mean 'max_kl'"),
+        ({"weights": {"nosuch": 1.0}}, "nosuch"),
+    ],
+)
+def test_a_slip_in_the_settings_is_named_before_anything_starts(
+    store: Store, tables: dict[str, Any], words: str
+) -> None:
+    fill(store)
+    with pytest.raises(BadInput, match=words):
+        train(store, **tables)
+    assert store.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("crash", "reason"),
+    [
+        ("stranger", "ZeroDivisionError: no samples left in the batch"),
+        ("the loss is not a number", "the loss is not a number"),
+    ],
+)
+def test_a_crash_says_why_in_one_line_and_leaves_the_assistant(
+    store: Store, home: Path, crash: str, reason: str
+) -> None:
+    fill(store)
+    first = train(store)
+    run = train(store, fakeppo={"crash": crash})
+    assert (run.state, run.reason, run.snapshot) == ("failed", reason, None)
+    assert len(store.snapshots()) == 1
+    assert store.current() == store.snapshot(first.snapshot or "")
+    assert (home / "runs" / run.id / "error.txt").exists() == (crash == "stranger")
+
+
+def test_a_stage_that_ends_the_run_leaves_no_candidate(store: Store) -> None:
+    fill(store)
+    run = train(store, fakeppo={"stop": "the score fell"})
+    assert (run.state, run.reason, run.snapshot) == ("refused", "the score fell", None)
+    assert store.snapshots() == []
+
+
+def test_training_only_the_preference_model_keeps_the_assistants_replies(store: Store) -> None:
+    fill(store)
+    first = train(store)
+    run = train(store, train={"stages": ["fakepm"]})
+    assert run.state == "promoted", run.reason
+    folder = Resolver(store)("current")[1]
+    assert folder is not None
+    assert folder.parent.name == f"s-{run.id}"
+    old = Resolver(store)(first.snapshot or "")[1]
+    assert old is not None
+    assert (folder / "policy.json").read_text() == (old / "policy.json").read_text()
+
+
+class Plugin:
+    """A stranger's plugin: a term, a veto, a notification that raises."""
+
+    name, question, weight = "terse", "Which is shorter?", 1.0
+
+    def __init__(self, veto: str | None = None, broken: bool = False) -> None:
+        self.veto, self.broken, self.told = veto, broken, []
+
+    def score(self, exchanges: list[Exchange]) -> list[float]:
+        if self.broken:
+            raise RuntimeError("no")
+        return [-len(e.reply.split()) / 10 for e in exchanges]
+
+    @hookimpl
+    def register_objectives(self, register: Any) -> None:
+        register(self)
+
+    @hookimpl
+    def veto_promotion(self, report: Report) -> str | None:
+        return self.veto
+
+    @hookimpl
+    def snapshot_promoted(self, snapshot: Snapshot) -> None:
+        self.told.append(snapshot.id)
+        raise RuntimeError("told, and fell over")
+
+
+def test_a_plugin_can_veto_a_promotion_and_is_named_as_the_one_who_did(store: Store) -> None:
+    fill(store)
+    plugin = Plugin(veto="it forgot the capital of France")
+    run = train(store, more=[plugin])
+    assert run.state == "refused"
+    assert run.reason == "vetoed by plugin more0: it forgot the capital of France"
+    assert plugin.told == []
+
+
+def test_plugins_hear_of_a_promotion_after_it_is_committed_and_cannot_undo_it(
+    store: Store,
+) -> None:
+    fill(store)
+    plugin = Plugin()
+    run = train(store, more=[plugin])
+    assert run.state == "promoted", run.reason
+    assert plugin.told == [run.snapshot]
+
+
+def test_a_plugins_term_counts_and_is_measured_by_its_name(store: Store) -> None:
+    fill(store)
+    run = train(store, more=[Plugin()], fakeppo={"length": 12, "quality": 0.2})
+    assert run.state == "refused"
+    measured = store.snapshot(run.snapshot or "").info["measurements"]
+    assert measured["gain_terse"]["value"] == pytest.approx(-0.7)
+    assert measured["score_gain"]["value"] < 0 < measured["pm_gain"]["value"]
+
+
+def test_a_broken_term_counts_as_nothing(store: Store) -> None:
+    fill(store)
+    run = train(store, more=[Plugin(broken=True)])
+    assert run.state == "promoted", run.reason
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(store: Store, home: Path) -> None:
+    fill(store, picks=15)
+    before = sorted(home.rglob("*"))
+    plan = pipeline.plan(store, config(), plugins(), backend=FakeBackend())
+    assert [s.name for s in plan.stages] == ["fakepm", "fakeppo"]
+    assert plan.stages[1].settings["updates"] == 3
+    assert plan.missing == 20 - plan.comparisons > 0
+    assert plan.heldout + plan.comparisons == 15
+    assert plan.incumbent == "base"
+    assert plan.memory.fits
+    assert "more picks" in plan.problems[0]
+    assert sorted(home.rglob("*")) == before
+
+
+def test_another_base_model_starts_from_itself_and_not_from_a_foreign_adapter(
+    store: Store,
+) -> None:
+    fill(store)
+    assert train(store).state == "promoted"
+    run = train(store, backend=FakeBackend(identity="other@2"))
+    assert run.data["incumbent"] == "base"
+    assert Resolver(store, base="fake@1")("current") == ("base", None)
+    with pytest.raises(ModelError, match="was trained on other@2"):
+        Resolver(store, base="fake@1")(run.snapshot or "")
+
+
+def test_warm_start_is_recorded_as_the_deviation_it_is(store: Store) -> None:
+    fill(store)
+    first = train(store)
+    run = train(store, train={"warm_start": True}, fakeppo={"quality": 2.0})
+    assert run.data["warm_start"] is True
+    assert store.snapshot(run.snapshot or "").parent == first.snapshot
