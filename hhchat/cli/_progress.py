@@ -29,9 +29,6 @@ SHOWN: Mapping[str, tuple[str, str]] = {
     "heldout_accuracy": ("held-out accuracy", "{:.1%}"),
     "tokens_per_second": ("tokens/s", "{:.0f}"),
 }
-# Readings that say how far a stage is.
-TOTALS = ("updates", "total", "steps")
-LEFT = ("seconds_left", "time_left", "eta")
 PLAIN_EVERY = 2.0  # seconds between two plain lines
 
 
@@ -48,6 +45,7 @@ class Progress:
         self._stage, self._step = "", -1
         self._values: dict[str, float] = {}
         self._began = self._printed = self.clock()
+        self._from: float | None = None
         self._open = False  # a line that will be rewritten is on screen
 
     def __call__(self, event: Event) -> None:
@@ -55,9 +53,12 @@ class Progress:
         if event.kind == "metric" and metric is not None:
             if (metric.stage, metric.step) != (self._stage, self._step):
                 self._flush()
+                self._values = {}
+                if metric.stage != self._stage:
+                    self._began, self._from = self.clock(), None
                 self._stage, self._step = metric.stage, metric.step
             self._values[metric.name] = metric.value
-            if self.rewrites:
+            if self.rewrites and metric.name == "progress":
                 self._rewrite()
             return
         if event.kind == "evaluate":
@@ -66,7 +67,7 @@ class Progress:
         self._flush(force=True)
         if event.kind == "stage":
             self._stage, self._step, self._values = event.stage, -1, {}
-            self._began = self.clock()
+            self._began, self._from = self.clock(), None
             self._line(f"{event.stage}: stage {event.done + 1} of {event.total}")
         elif event.kind != "end" and event.text:
             self._line(f"{event.stage}: {event.text}" if event.stage else event.text)
@@ -83,17 +84,23 @@ class Progress:
 
     def _describe(self) -> str:
         parts = []
+        # The preference models of the two halves log under the same names with a suffix.
+        values = {name.split("_half_")[0]: value for name, value in self._values.items()}
         for name, (label, form) in SHOWN.items():
-            if name in self._values:
-                parts.append(f"{label} {form.format(self._values[name])}")
+            if name in values:
+                parts.append(f"{label} {form.format(values[name])}")
         if not parts:
             parts = [f"{name} {value:.4g}" for name, value in list(self._values.items())[:6]]
-        total = next((self._values[name] for name in TOTALS if name in self._values), None)
-        where = f"{self._step + 1}" + (f"/{total:.0f}" if total else "")
-        seconds = next((self._values[name] for name in LEFT if name in self._values), None)
-        if seconds is None and total and self._step >= 0:
-            seconds = (self.clock() - self._began) / (self._step + 1) * (total - self._step - 1)
-        left = "" if seconds is None else f"  {_clock(seconds)} left"
+        done = self._values.get("progress", 0.0)  # the share of the stage that is behind us
+        where = f"{self._step + 1}"
+        left = ""
+        if 0 < done <= 1:
+            where += f"/{round((self._step + 1) / done)}"
+            if self._from is None:  # a resumed stage begins in its middle
+                self._began, self._from = self.clock(), done
+            elif done > self._from:
+                spent = self.clock() - self._began
+                left = f"  {_clock(spent / (done - self._from) * (1 - done))} left"
         return f"{self._stage} {where}  {'  '.join(parts)}{left}"
 
     def _flush(self, *, force: bool = False) -> None:
@@ -101,7 +108,8 @@ class Progress:
         if not self._values:
             return
         if self.rewrites:
-            self._rewrite()
+            if "progress" not in self._values:  # else it is on screen already
+                self._rewrite()
             if force:
                 self._end()
         elif force or self.clock() - self._printed >= PLAIN_EVERY:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from hhchat.cli._common import model_options, settings
-from hhchat.types import BadInput
+from hhchat.cli._common import model_options, open_engine, quiet_libraries, say, settings
+
+if TYPE_CHECKING:
+    from hhchat.plugins import Plugins
+    from hhchat.protocols import Engine
 
 
 @click.command("chat")
@@ -15,7 +18,7 @@ from hhchat.types import BadInput
 @click.option(
     "--mode", metavar="MODE", help="helpful, redteam-best, redteam-worst or a plugin's objective."
 )
-@click.option("--resume", metavar="ID", help="A conversation's id, or `last`.")
+@click.option("--resume", metavar="ID", help="A conversation's id, or `latest`.")
 def command(
     model: str | None,
     quantization: str | None,
@@ -24,10 +27,42 @@ def command(
     resume: str | None,
 ) -> int:
     """Chat, and pick between two replies (what `hhchat` alone does)."""
-    config = settings(model=model, quantization=quantization, device=device, mode=mode)
-    # Textual would run without one and write its escapes into the pipe.
-    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        raise BadInput("the chat needs a terminal; `hhchat ask` answers without one")
-    from hhchat import tui
+    from hhchat import paths, tui
+    from hhchat.plugins import Plugins
 
-    return int(tui.run(config, resume=resume) or 0)
+    config = settings(model=model, quantization=quantization, device=device, mode=mode)
+    tui.require_terminal()
+    quiet_libraries()
+    path = paths.database()
+
+    def engine() -> Engine:
+        # Called in a worker thread, which needs a connection of its own.
+        from hhchat.store import Store
+
+        return open_engine(config, Store(path, read_only=True))
+
+    # The screen belongs to the app while it runs: what plugins did wrong is said afterwards.
+    told: list[str] = []
+    plugins = Plugins.load(report=told.append)
+    check_mode(config.chat.mode, plugins)
+    check_question(config.chat.question, plugins)
+    try:
+        return tui.run(path, engine, config, mode=mode, resume=resume, plugins=plugins)
+    finally:
+        for line in told:
+            say(line, err=True)
+
+
+def check_mode(mode: str, plugins: Plugins) -> None:
+    """BadInput with the nearest name when neither we nor a plugin know the mode."""
+    from hhchat.types import MODES, BadInput, nearest
+
+    names = [*MODES, *(o.name for o in plugins.objectives() if o.name not in MODES)]
+    if mode not in names:
+        raise BadInput(f"there is no mode {mode!r}: {nearest(mode, names)}")
+
+
+def check_question(name: str, plugins: Plugins) -> None:
+    """BadInput when [chat] question names no objective."""
+    if name:
+        plugins.objective(name)

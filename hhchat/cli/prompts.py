@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from hhchat.cli._common import DefaultGroup, emit, json_option, open_store, say, table
-from hhchat.types import BadInput, Message, Prompt
+from hhchat.types import BadInput, Message, Prompt, Split
+
+SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
 @click.group("prompts", cls=DefaultGroup)
@@ -22,21 +24,22 @@ def command() -> None:
     type=click.Choice(["starter", "mine", "imported"]),
     help="Only these; else your own and imported ones.",
 )
-@click.option("--split", type=click.Choice(["train", "heldout"]), help="Only this split.")
+@click.option("--split", type=click.Choice(SPLITS), help="Only this split.")
 @click.option("--n", "n", type=int, metavar="N", help="At most this many.")
 @json_option
-def list_(source: str | None, split: str | None, n: int | None, as_json: bool) -> None:
+def list_(source: str | None, split: Split | None, n: int | None, as_json: bool) -> None:
     """Prompts, in the order they were added."""
     if n is not None and n < 0:
         raise BadInput(f"--n must be at least 0, not {n}")
     if source == "starter":
-        from hhchat.starter import pool
+        from hhchat.dataset import starter_prompts
 
-        prompts = [p for s in ("train", "heldout") if split in (None, s) for p in pool(s)]
+        splits = [s for s in SPLITS if split in (None, s)]
+        prompts = [prompt for s in splits for prompt in starter_prompts(s)]
         prompts = prompts[:n]
     else:
         with open_store() as store:
-            prompts = store.prompts(source=source, split=split, limit=n)  # type: ignore[arg-type]
+            prompts = store.prompts(source=source, split=split, limit=n)
     if as_json:
         for prompt in prompts:
             emit(record(prompt))
