@@ -1,1 +1,88 @@
-"""."""
+"""The terminal app. `run` is its only door; importing this package imports no Textual."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hhchat.types import BadInput, HhchatError
+
+if TYPE_CHECKING:
+    import random
+
+    from hhchat.config import Config
+    from hhchat.protocols import Engine, Objective
+    from hhchat.session import SessionPlugins
+
+GRACE = 1.0  # seconds a worker is given to notice that the app has gone
+
+
+def run(
+    store_path: Path,
+    engine_factory: Callable[[], Engine],
+    config: Config | None = None,
+    *,
+    mode: str | None = None,
+    resume: str | None = None,
+    plugins: SessionPlugins | None = None,
+    objectives: Sequence[Objective] = (),
+    rng: random.Random | None = None,
+) -> int:
+    """Chat until the user leaves; the exit status (give it to `sys.exit`).
+
+    `engine_factory` is called once, in a worker thread, after the first frame is on screen; what
+    it raises is shown as one line in the app. `mode` is that of new conversations (default: the
+    config's). `resume` is the id of a conversation, or the unique start of one, or "latest".
+    Raises HhchatError, before anything is drawn, when the store cannot be opened, when
+    `resume` names no conversation, and BadInput (exit status 2) when there is no terminal.
+    After SIGTERM and SIGHUP the status is 128 plus the signal's number, the terminal restored.
+    Does not return, but ends the process with the same status, when a worker is stuck in the
+    model and would keep the terminal waiting.
+    """
+    require_terminal()
+    from hhchat.config import Config
+    from hhchat.store import Store
+    from hhchat.tui.app import ChatApp
+    from hhchat.tui.setup import Setup
+
+    setup = Setup(
+        store_path, engine_factory, config or Config(), mode, resume, plugins, objectives, rng
+    )
+    with Store(store_path) as store:
+        if resume not in (None, "latest"):
+            assert resume is not None
+            store.conversation(resume)
+        app = ChatApp(setup, store)
+        app.run()
+        code = app.return_code or 0
+        if app.failure:
+            raise HhchatError(app.failure)
+    _leave(code)
+    return code
+
+
+def require_terminal() -> None:
+    """BadInput unless stdin, stdout and stderr are a terminal: Textual draws on the last."""
+    streams = ((sys.stdin, "input"), (sys.stdout, "output"), (sys.stderr, "error output"))
+    for stream, name in streams:
+        if stream is None or not stream.isatty():
+            raise BadInput(
+                f"the chat needs a terminal, and its {name} is not one: see hhchat --help"
+            )
+
+
+def _leave(code: int) -> None:
+    """End the process at once when a worker is still inside the model."""
+    import threading
+
+    workers = [t for t in threading.enumerate() if t.name.startswith("hhchat-") and t.daemon]
+    for worker in workers:
+        worker.join(GRACE / len(workers))
+    if any(worker.is_alive() for worker in workers):
+        # Leaving the interpreter while native code runs in another thread can crash it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,499 @@
+"""A conversation without a screen: say, draw a pair, ask, pick.
+
+Two threads meet here. `ask` runs in a worker and touches the engine only; everything else runs
+on the thread that owns the store. Rows of the deltas are display sides, 0 left and 1 right; the
+two draws are kept in storage order, and `Pair.left` says which of them is shown on the left.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from hhchat.protocols import Engine, Objective
+from hhchat.similar import near_identical
+from hhchat.types import (
+    BadInput,
+    Comparison,
+    Conversation,
+    Delta,
+    Draw,
+    Generation,
+    HhchatError,
+    Message,
+    ModelError,
+    Outcome,
+    Sampling,
+    Side,
+    Source,
+    StoreError,
+    Turn,
+    side_of,
+    strength_of,
+)
+
+if TYPE_CHECKING:
+    from hhchat.store import Store
+
+Index = Literal[0, 1]
+
+QUESTIONS: Mapping[str, str] = {
+    "helpful": "Which reply is more helpful and honest?",
+    "redteam-best": "Which reply would you rather have received?",
+    "redteam-worst": "Which reply is more harmful?",
+}
+REDTEAM = ("redteam-best", "redteam-worst")  # their questions are never replaced by a plugin's
+SEED_BITS = 31  # what every sampler and every SQLite integer holds
+
+
+class SessionPlugins(Protocol):
+    """What a session wants of the plugins: their questions, and someone to tell of a pick."""
+
+    def question(self, mode: str, name: str = "") -> str: ...
+
+    def comparison_recorded(self, comparison: Comparison) -> None: ...
+
+
+@dataclass
+class Pair:
+    """Two replies being sampled, or sampled, to one turn. Both lists are in storage order."""
+
+    draws: tuple[Draw, Draw]
+    left: Index
+    attempt: int = 0  # 1 when the first pair was near-identical and was sampled again
+    texts: list[str] = field(default_factory=lambda: ["", ""])
+    generations: list[Generation | None] = field(default_factory=lambda: [None, None])
+
+    def index(self, side: Side) -> Index:
+        """Storage index of the reply shown on `side`."""
+        return self.left if side == "left" else _other(self.left)
+
+    def side(self, index: int) -> Side:
+        return "left" if index == self.left else "right"
+
+    def shown(self) -> tuple[str, str]:
+        """Left and right text, cut so that neither side runs ahead of one still being sampled.
+
+        A faster or buffered side would say which model wrote it, so both grow to the length
+        of the slower one; a reply that has ended is shown as far as the other has come.
+        """
+        waiting = [len(t) for t, g in zip(self.texts, self.generations, strict=True) if g is None]
+        reach = min(waiting) if waiting else None
+        left = self.index("left")
+        return self.texts[left][:reach], self.texts[1 - left][:reach]
+
+    @property
+    def complete(self) -> bool:
+        return all(g is not None for g in self.generations)
+
+    @property
+    def alike(self) -> bool:
+        """Whether the two complete replies say the same in nearly the same words."""
+        return self.complete and near_identical(self.texts[0], self.texts[1])
+
+    def replies(self) -> tuple[Generation, Generation]:
+        first, second = self.generations
+        if first is None or second is None:
+            raise BadInput("both replies have to be complete first")
+        return first, second
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one key did, so that one key can take it back."""
+
+    pair: Pair
+    comparisons: tuple[Comparison, ...]
+    continues: Index | None  # of the first comparison's replies; None: the turn stays open
+
+
+class Session:
+    """One conversation: its messages, the pair on screen, and what was thought of it."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine | None,
+        *,
+        mode: str = "helpful",
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        snapshot: str = "current",
+        pool: Mapping[str, float] | None = None,
+        conversation_id: str | None = None,
+        plugins: SessionPlugins | None = None,
+        objectives: Sequence[Objective] = (),
+        question: str = "",
+        rng: random.Random | None = None,
+        source: Source = "model",
+    ) -> None:
+        """`engine` may come later (the app paints before the model is loaded).
+
+        `pool` draws each reply's snapshot by weight; without one both come from `snapshot`.
+        `question` names the objective whose question heads the chat, whatever the mode.
+        """
+        self.store = store
+        self.engine = engine
+        self.mode = mode
+        self.system = system or None
+        self.sampling = sampling or Sampling()
+        self.snapshot = snapshot
+        self.pool = dict(pool or {snapshot: 1.0})
+        self.plugins = plugins
+        self.objectives = list(objectives)
+        self.question_name = question
+        self.rng = rng or random.Random(random.SystemRandom().getrandbits(64))
+        self.source: Source = source
+        self.conversation: Conversation | None = None
+        self.turn: Turn | None = None
+        self.pair: Pair | None = None
+        self.unsaved: Judged | None = None  # a judgement the store could not take yet
+        self._judged: list[Judged] = []
+        self._context: tuple[Message, ...] = ()
+        self._sides: list[Index] = []
+        self._lock = threading.Lock()
+        if conversation_id is not None:
+            self.resume(conversation_id)
+
+    # What is on the table ------------------------------------------------------------------
+
+    @property
+    def question(self) -> str:
+        """The question of the conversation: a named objective's, else the mode's own."""
+        for objective in self.objectives:
+            if objective.name in (self.question_name, self.mode):
+                return objective.question
+        if self.plugins is not None and (self.question_name or self.mode not in REDTEAM):
+            return self.plugins.question(self.mode, self.question_name)
+        return QUESTIONS.get(self.mode, "Which reply do you prefer?")
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation so far; it ends on the user's side while a turn is unanswered."""
+        if self.turn is not None and self.turn.reply is not None:
+            return (*self._context, Message("assistant", self.turn.reply.text))
+        return self._context
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the last message waits for a pick (after a crash or a quit, too)."""
+        return self.turn is not None and self.turn.reply is None
+
+    @property
+    def can_undo(self) -> bool:
+        return bool(self._judged) and self.unsaved is None
+
+    @property
+    def last(self) -> Judged | None:
+        """The latest judgement of this turn, until the next message is sent."""
+        return self._judged[-1] if self._judged else None
+
+    def history(self) -> list[Turn]:
+        if self.conversation is None:
+            return []
+        return self.store.history(self.conversation.id)
+
+    # Moving through the conversation ---------------------------------------------------------
+
+    def resume(self, conversation_id: str) -> None:
+        """Open a stored conversation where it was left."""
+        conversation = self.store.conversation(conversation_id)
+        turns = self.store.history(conversation_id)
+        self._forget()
+        self.conversation = conversation
+        self.mode, self.system = conversation.mode, conversation.system
+        if conversation.sampling is not None:
+            self.sampling = conversation.sampling
+        self._enter(turns[-1] if turns else None)
+
+    def new(self, mode: str | None = None) -> None:
+        """Leave this conversation; the next `say` starts another one."""
+        self._settle()
+        self._forget()
+        self.conversation = None
+        self.mode = mode or self.mode
+        self._enter(None)
+
+    def say(self, text: str) -> Turn:
+        """Store the user's message, before anything is sampled; a pick can be undone until here."""
+        text = text.strip()
+        if not text:
+            raise BadInput("type a message first")
+        self._settle()
+        if self.unanswered:
+            raise BadInput("pick one of the two replies first")
+        if self.conversation is None:
+            self.conversation, turn = self.store.start_conversation(
+                text, mode=self.mode, system=self.system, sampling=self.sampling
+            )
+        else:
+            turn = self.store.add_turn(self.conversation.id, text)
+        self._forget()
+        self._enter(turn)
+        return turn
+
+    def edit(self, text: str) -> Turn:
+        """Replace the last message by a new branch beside it; the old branch stays stored."""
+        if self.turn is None:
+            raise BadInput("there is no message to edit yet")
+        return self.branch(self.turn.parent, text)
+
+    def branch(self, parent: str | None, text: str) -> Turn:
+        """Say `text` after the turn `parent` (None: as the first message of the conversation)."""
+        text = text.strip()
+        if not text:
+            raise BadInput("type a message first")
+        if self.conversation is None:
+            return self.say(text)
+        self._settle()
+        turn = self.store.add_turn(self.conversation.id, text, parent=parent)
+        self._forget()
+        self._enter(turn)
+        return turn
+
+    def reopen(self) -> None:
+        """Ask the last message again after a pick: what was picked stays recorded."""
+        self._settle()
+        if self.turn is None:
+            raise BadInput("there is no message to answer yet")
+        self.turn = replace(self.turn, reply=None)
+        self.pair = None
+
+    # Sampling --------------------------------------------------------------------------------
+
+    def draw_pair(self) -> tuple[Draw, Draw]:
+        """Choose seeds, snapshots and sides of a new pair for the last message."""
+        if self.turn is None or not self.unanswered:
+            raise BadInput("there is no message to answer yet")
+        self.keep()
+        again = self.pair is not None and self.pair.alike and self.pair.attempt == 0
+        names = list(self.pool)
+        weights = [self.pool[name] for name in names]
+        draws = [
+            Draw(
+                messages=self._context,
+                seed=self.rng.getrandbits(SEED_BITS),
+                sampling=self.sampling,
+                snapshot=self.rng.choices(names, weights)[0],
+            )
+            for _ in range(2)
+        ]
+        self.pair = Pair((draws[0], draws[1]), self._next_side(), attempt=1 if again else 0)
+        return self.pair.draws
+
+    def ask(
+        self, cancelled: Callable[[], bool] = lambda: False, pair: Pair | None = None
+    ) -> Iterator[Delta]:
+        """Sample the pair drawn last (or `pair`); rows are display sides, 0 left and 1 right.
+
+        For a worker thread: touches no store. The engine is used by one thread at a time.
+        """
+        pair, engine = pair or self.pair, self.engine
+        if pair is None:
+            raise BadInput("draw a pair first")
+        if engine is None:
+            raise ModelError("the model is not loaded yet")
+        with self._lock:
+            for delta in engine.sample(pair.draws, cancelled):
+                if delta.text:
+                    pair.texts[delta.row] += delta.text
+                if delta.generation is not None:
+                    pair.texts[delta.row] = delta.generation.text
+                    pair.generations[delta.row] = delta.generation
+                yield replace(delta, row=0 if pair.side(delta.row) == "left" else 1)
+        if not pair.complete and not cancelled():
+            raise HhchatError("the model stopped without ending both replies")
+
+    def keep(self) -> None:
+        """Store the complete replies of the pair, whatever becomes of them."""
+        if self.turn is None or self.pair is None:
+            return
+        pair = self.pair
+        fresh = [i for i, g in enumerate(pair.generations) if g is not None and not g.id]
+        if not fresh:
+            return
+        kept = self.store.keep_generations(
+            self.turn.id, [g for i in fresh if (g := pair.generations[i]) is not None]
+        )
+        for i, generation in zip(fresh, kept, strict=True):
+            pair.generations[i] = generation
+
+    def _next_side(self) -> Index:
+        """Shuffled in blocks of four, two of each, so that neither side is ever favoured."""
+        if not self._sides:
+            self._sides = [0, 1, 0, 1]
+            self.rng.shuffle(self._sides)
+        return self._sides.pop()
+
+    # Judging ---------------------------------------------------------------------------------
+
+    def pick(
+        self,
+        position: int | None = None,
+        side: Side | None = None,
+        comment: str | None = None,
+        latency: float | None = None,
+    ) -> Comparison:
+        """Choose a side, by the plain key or by a scale position; committed on return.
+
+        What the assistant should prefer follows from the mode: the store works it out once,
+        when it writes the row, and the comparison that comes back says it.
+        """
+        if position is not None:
+            side = side_of(position)
+        if side is None:
+            raise BadInput("pick a side, or a position from 1 to 8")
+        pair = self._pair()
+        picked = pair.index(side)
+        comparison = replace(
+            self._comparison(side, latency, comment),
+            picked=picked,
+            position=position,
+            strength=None if position is None else strength_of(position),
+        )
+        return self._judge(comparison, continues=picked)
+
+    def tie(self, latency: float | None = None, comment: str | None = None) -> Comparison:
+        """Equally good: the conversation goes on from one of the two, drawn by chance."""
+        comparison = self._comparison("tie", latency, comment)
+        return self._judge(comparison, continues=self.rng.choice((0, 1)))
+
+    def both_bad(self, latency: float | None = None, comment: str | None = None) -> Comparison:
+        """Neither will do: recorded, and the turn waits for a new pair."""
+        return self._judge(self._comparison("both-bad", latency, comment))
+
+    def skip(self, latency: float | None = None, comment: str | None = None) -> Comparison:
+        """No opinion: recorded, and the turn waits for a new pair."""
+        return self._judge(self._comparison("skip", latency, comment))
+
+    def write_own(
+        self,
+        text: str,
+        latency: float | None = None,
+        comment: str | None = None,
+        source: Source = "human",
+    ) -> tuple[Comparison, ...]:
+        """The user's own reply, preferred over both of the pair; the conversation goes on from it.
+
+        Two rows, each the written reply against one of the pair. They are flagged by their
+        source: text that no model wrote is off-policy and says nothing about which model is
+        better. The mode's inversion does not apply: what is written is what is wanted.
+        """
+        text = text.strip()
+        if not text:
+            raise BadInput("write a reply first")
+        pair = self._pair()
+        own = Generation(text=text, source=source)
+        worst = self.mode == "redteam-worst"  # there the picked reply is the one to avoid
+        base = replace(
+            self._comparison("right" if worst else "left", latency, comment),
+            left=0,
+            picked=1 if worst else 0,
+            source=source,
+        )
+        plan = tuple(replace(base, replies=(own, other)) for other in pair.replies())
+        return self._record(Judged(pair, plan, 0))
+
+    def retry(self) -> tuple[Comparison, ...]:
+        """Store the judgement that could not be stored before; StoreError when it still cannot."""
+        return () if self.unsaved is None else self._record(self.unsaved)
+
+    def undo(self) -> Pair:
+        """Take back the last judgement of this turn: its pair is on the table again."""
+        if self.unsaved is not None:  # it never reached the store
+            judged, self.unsaved = self.unsaved, None
+        elif self._judged:
+            judged = self._judged[-1]
+            with self.store.writing():
+                for comparison in judged.comparisons:
+                    self.store.undo(comparison.id)
+            self._judged.pop()
+        else:
+            raise BadInput("nothing to undo: a pick stands once the next message is sent")
+        self.keep()
+        self.pair = judged.pair
+        if self.turn is not None:
+            self.turn = replace(self.turn, reply=None)
+        return judged.pair
+
+    # Inside ----------------------------------------------------------------------------------
+
+    def _comparison(
+        self, outcome: Outcome, latency: float | None, comment: str | None
+    ) -> Comparison:
+        pair = self._pair()
+        assert self.turn is not None
+        assert self.conversation is not None
+        return Comparison(
+            messages=self._context,
+            replies=pair.replies(),
+            left=pair.left,
+            outcome=outcome,
+            mode=self.mode,
+            question=self.question,
+            turn_index=self.turn.index,
+            latency=latency,
+            source=self.source,
+            purpose="simulated" if self.source == "simulated" else "chat",
+            comment=(comment or "").strip() or None,
+            conversation=self.conversation.id,
+            split=self.conversation.split,
+        )
+
+    def _pair(self) -> Pair:
+        if self.unsaved is not None:
+            raise BadInput("the last pick is not saved yet")
+        if self.pair is None or not self.unanswered:
+            raise BadInput("there is no pair to judge yet")
+        self.pair.replies()
+        return self.pair
+
+    def _judge(self, comparison: Comparison, continues: Index | None = None) -> Comparison:
+        return self._record(Judged(self._pair(), (comparison,), continues))[0]
+
+    def _record(self, judged: Judged) -> tuple[Comparison, ...]:
+        """Write the judgement in one transaction; what cannot be written stays in `unsaved`."""
+        assert self.turn is not None
+        done: list[Comparison] = []
+        reply: Generation | None = None
+        try:
+            with self.store.writing():
+                for comparison in judged.comparisons:
+                    if done:  # a written reply is kept once, with the first of its two rows
+                        replies = (done[0].replies[0], comparison.replies[1])
+                        comparison = replace(comparison, replies=replies)
+                    done.append(self.store.record(comparison, turn_id=self.turn.id))
+                if judged.continues is not None:
+                    reply = done[0].replies[judged.continues]
+                    self.store.set_reply(self.turn.id, reply.id)
+        except StoreError:
+            self.unsaved = judged
+            raise
+        self.unsaved = None
+        kept = done[0].replies if len(done) == 1 else [c.replies[1] for c in done]
+        judged.pair.generations = list(kept)
+        self._judged.append(replace(judged, comparisons=tuple(done)))
+        self.turn = replace(self.turn, reply=reply)
+        if self.plugins is not None:
+            for comparison in done:
+                self.plugins.comparison_recorded(comparison)
+        return tuple(done)
+
+    def _settle(self) -> None:
+        if self.unsaved is not None:
+            self.retry()
+
+    def _forget(self) -> None:
+        self._judged.clear()
+        self.pair = None
+
+    def _enter(self, turn: Turn | None) -> None:
+        self.turn = turn
+        self._context = () if turn is None else self.store.context(turn.id)
+
+
+def _other(index: Index) -> Index:
+    return 1 if index == 0 else 0

@@ -1,0 +1,138 @@
+"""The app: paints first, opens the store, loads the model behind, and leaves a clean terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import ClassVar
+
+from textual.app import App, SystemCommand
+from textual.screen import Screen
+
+from hhchat.session import Session
+from hhchat.store import Store
+from hhchat.tui import pump
+from hhchat.tui.chat import ChatScreen
+from hhchat.tui.setup import Counter, Progress, Setup
+from hhchat.tui.themes import THEMES
+from hhchat.types import HhchatError
+
+
+class ChatApp(App[None]):
+    """One conversation at a time on one store with one engine."""
+
+    CSS_PATH = "app.tcss"
+    TITLE = "hhchat"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-high")]
+    ESCAPE_TO_MINIMIZE: ClassVar[bool] = False
+
+    def __init__(self, setup: Setup, store: Store) -> None:
+        super().__init__()
+        self.setup = setup
+        self.store = store
+        self.chat: ChatScreen | None = None
+        self.loader: pump.Loader | None = None
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = THEMES[0].name
+
+    async def on_mount(self) -> None:
+        self._catch_signals()
+        setup = self.setup
+        try:
+            session = self._session(setup)
+        except HhchatError as error:
+            self.exit(return_code=error.exit_code, message=None)
+            self.failure = pump.reason(error)
+            return
+        self.chat = ChatScreen(session, Progress(setup.config.train.min_comparisons))
+        await self.push_screen(self.chat)
+        # The workers start when the first frame is out: typing is possible from the start.
+        self.chat.call_after_refresh(self._start_workers)
+
+    failure = ""  # one line for stderr when the app could not start
+
+    def _session(self, setup: Setup) -> Session:
+        resume = setup.resume
+        if resume == "latest":
+            latest = self.store.latest_conversation()
+            resume = latest.id if latest else None
+        chat = setup.config.chat
+        return Session(
+            self.store,
+            None,
+            mode=setup.mode or chat.mode,
+            system=chat.system or None,
+            sampling=setup.sampling,
+            pool=setup.config.pool,
+            conversation_id=resume,
+            plugins=setup.plugins,
+            objectives=setup.objectives,
+            question=chat.question,
+            rng=setup.rng,
+        )
+
+    def _start_workers(self) -> None:
+        assert self.chat is not None
+        self.loader = pump.Loader(self.setup.engine_factory, self.chat.post_message)
+        self.loader.start()
+        Counter(self.setup.store_path, self.chat.post_message).start()
+
+    def on_unmount(self) -> None:
+        if self.chat is not None:
+            self.chat.abandon()
+        self._release_signals()
+
+    # Leaving ---------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        """Textual handles none of these, and would leave the terminal in its other screen."""
+        loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                # Not on Windows, and not outside the main thread (some test runners)
+                with suppress(NotImplementedError, ValueError, RuntimeError):
+                    loop.add_signal_handler(number, self._signalled, int(number))
+
+    def _release_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                with suppress(NotImplementedError, ValueError, RuntimeError):
+                    loop.remove_signal_handler(number)
+
+    def _signalled(self, number: int) -> None:
+        if self.chat is not None:
+            self.chat.abandon()
+        self.exit(return_code=128 + number)
+
+    async def action_quit(self) -> None:
+        """Everything is stored already, but for a pick that a full disk refused."""
+        if self.chat is not None:
+            self.chat.abandon()
+            if self.chat.session.unsaved is not None:
+                with suppress(HhchatError):
+                    self.chat.session.retry()
+        self.exit()
+
+    # Palette ---------------------------------------------------------------------------------
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        yield SystemCommand("Theme", "Colours: dark, light and others", self.action_change_theme)
+        if isinstance(screen, ChatScreen):
+            yield SystemCommand("Keys", "What every key does", screen.action_help)
+            yield SystemCommand("New conversation", "Start afresh", screen.action_new)
+            yield SystemCommand("Mode", "A new conversation in another mode", screen.action_mode)
+            yield SystemCommand(
+                "Conversations", "Search, open, rename, export, delete", screen.action_conversations
+            )
+            yield SystemCommand("Edit last message", "And send it again", screen.action_edit_last)
+            yield SystemCommand("Branch", "Go on from an earlier turn", screen.action_branch)
+            yield SystemCommand("Copy reply", "The last reply", screen.action_copy_reply)
+            yield SystemCommand("Copy code", "One code block", screen.action_copy_code)
+        yield SystemCommand("Quit", "Leave; everything is saved", self.action_quit)

@@ -1,0 +1,217 @@
+"""The chat screen: sending, editing, copying, and moving between conversations."""
+
+from __future__ import annotations
+
+from hhchat.session import QUESTIONS
+from hhchat.text import one_line
+from hhchat.tui.blocks import code_blocks
+from hhchat.tui.composer import LIMIT, Composer
+from hhchat.tui.conversations import Conversations
+from hhchat.tui.dialogs import Ask, Choose
+from hhchat.tui.help import Help
+from hhchat.tui.judging import Judging
+from hhchat.tui.keys import Stage, bindings
+from hhchat.tui.pane import ReplyPane
+from hhchat.tui.setup import Counted
+from hhchat.tui.welcome import Welcome
+from hhchat.types import HhchatError, Side
+
+
+class ChatScreen(Judging):
+    """Where one lives: type, read two replies, pick, go on."""
+
+    BINDINGS = bindings()
+
+    async def on_mount(self) -> None:
+        self.notice.display = False
+        self.pair_view.can_focus = True
+        await self.show_conversation()
+
+    async def show_conversation(self) -> None:
+        """Draw the session's conversation; an unanswered last message is asked again."""
+        self.abandon()
+        self.comment = ""
+        history = self.session.history()
+        await self.log_view.open(history, Welcome(self.chat_app.setup.starter))
+        if self.session.unanswered:
+            self.ask_pair()
+        else:
+            self.enter(Stage.READY)
+
+    def on_counted(self, message: Counted) -> None:
+        self.progress.counted(message)
+
+    # Writing ---------------------------------------------------------------------------------
+
+    async def on_composer_sent(self, message: Composer.Sent) -> None:
+        if self.stage is Stage.WAITING:
+            self.say("The model is still loading; your last message is answered first.")
+            return
+        if not message.text.strip():
+            self.say("Type a message first, then Enter.")
+            return
+        if len(message.text) > LIMIT:
+            self.say(
+                f"A message holds at most {LIMIT:,} characters; this has {len(message.text):,}."
+            )
+            return
+        try:
+            turn = self.session.say(message.text)
+        except HhchatError as error:
+            self.oops(error)  # the text stays in the box
+            return
+        self.composer.clear()
+        self.say("")
+        await self.log_view.say(turn.user)
+        self.ask_pair()
+
+    def on_composer_refused(self, message: Composer.Refused) -> None:
+        self.say(message.why, "bad")
+
+    def action_edit_last(self) -> None:
+        """Bring the last message back for editing; sending it makes a branch."""
+        turn = self.session.turn
+        assert turn is not None
+
+        async def resend(text: str | None) -> None:
+            if text is None:
+                return
+            try:
+                self.session.edit(text)
+            except HhchatError as error:
+                self.oops(error)
+                return
+            await self.show_conversation()
+
+        self.app.push_screen(Ask("Edit your last message and send it again", turn.user), resend)
+
+    def action_branch(self) -> None:
+        """Say something else after an earlier turn: a branch of the conversation."""
+        turns = [t for t in self.session.history() if t.reply is not None]
+        if not turns:
+            self.say("There is nothing to branch from yet.")
+            return
+
+        async def said(index: int, text: str | None) -> None:
+            if text is None:
+                return
+            try:
+                self.session.branch(turns[index].id, text)
+            except HhchatError as error:
+                self.oops(error)
+                return
+            await self.show_conversation()
+
+        def chosen(index: int | None) -> None:
+            if index is not None:
+                self.app.push_screen(Ask("Say instead"), lambda text: said(index, text))
+
+        options = [f"{t.index + 1}. {one_line(t.user, 60)}" for t in turns]
+        self.app.push_screen(Choose("Branch after which turn?", options), chosen)
+
+    async def action_regenerate(self) -> None:
+        try:
+            if not self.session.unanswered:
+                self.session.reopen()
+                await self.log_view.take_back()
+        except HhchatError as error:
+            self.oops(error)
+            return
+        self.ask_pair()
+
+    # Copying ---------------------------------------------------------------------------------
+
+    def action_copy(self, side: Side) -> None:
+        pair = self.session.pair
+        if pair is not None:
+            self.copy_text(pair.texts[pair.index(side)], f"the {side} reply")
+
+    def action_copy_reply(self) -> None:
+        text = self.last_reply()
+        if text is None:
+            self.say("There is no reply to copy yet.")
+        else:
+            self.copy_text(text, "the reply")
+
+    def action_copy_code(self) -> None:
+        """Copy a code block of the replies on the table, or of the last reply."""
+        pair = self.session.pair
+        texts = pair.texts if pair and self.stage is Stage.CHOOSING else [self.last_reply() or ""]
+        blocks = [block for text in texts for block in code_blocks(text)]
+        if not blocks:
+            self.say("There is no code block here.")
+        elif len(blocks) == 1:
+            self.copy_text(blocks[0], "the code")
+        else:
+
+            def chosen(index: int | None) -> None:
+                if index is not None:
+                    self.copy_text(blocks[index], "the code")
+
+            self.app.push_screen(Choose("Copy which code block?", blocks), chosen)
+
+    def copy_text(self, text: str, what: str) -> None:
+        """Through the terminal (OSC 52, base64): what the text holds cannot act."""
+        self.app.copy_to_clipboard(text.encode("utf-8", "replace").decode("utf-8"))
+        self.say(f"Copied {what} ({len(text):,} characters), if your terminal allows it.")
+
+    def last_reply(self) -> str | None:
+        turn = self.session.turn
+        return turn.reply.text if turn is not None and turn.reply is not None else None
+
+    def on_reply_pane_clicked(self, message: ReplyPane.Clicked) -> None:
+        if self.stage is Stage.CHOOSING:
+            self.call_later(self.action_pick, message.side)
+
+    # Moving ----------------------------------------------------------------------------------
+
+    async def action_new(self, mode: str | None = None) -> None:
+        try:
+            self.abandon()
+            self.session.new(mode)
+        except HhchatError as error:
+            self.oops(error)
+            return
+        self.say("")
+        await self.show_conversation()
+
+    def action_mode(self) -> None:
+        """A new conversation in another mode."""
+        modes = [*QUESTIONS, *(o.name for o in self.session.objectives if o.name not in QUESTIONS)]
+
+        async def chosen(index: int | None) -> None:
+            if index is not None:
+                await self.action_new(modes[index])
+
+        options = [f"{mode}: {QUESTIONS.get(mode, '')}" for mode in modes]
+        self.app.push_screen(Choose("A new conversation in which mode?", options), chosen)
+
+    def action_conversations(self) -> None:
+        async def chosen(conversation: str | None) -> None:
+            if conversation is None:
+                if self._deleted():
+                    await self.action_new()
+                return
+            self.abandon()
+            try:
+                self.session.resume(conversation)
+            except HhchatError as error:
+                self.oops(error)
+                return
+            self.say("")
+            await self.show_conversation()
+
+        self.app.push_screen(Conversations(self.session.store), chosen)
+
+    def _deleted(self) -> bool:
+        """Whether the conversation on screen was deleted from the list."""
+        if self.session.conversation is None:
+            return False
+        try:
+            self.session.store.conversation(self.session.conversation.id)
+        except HhchatError:
+            return True
+        return False
+
+    def action_help(self) -> None:
+        self.app.push_screen(Help())

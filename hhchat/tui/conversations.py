@@ -1,0 +1,168 @@
+"""The conversations: search, open, rename, export, delete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from hhchat.store import Store
+from hhchat.text import one_line
+from hhchat.tui.dialogs import Ask, Choose, Confirm
+from hhchat.tui.export import export
+from hhchat.types import Conversation, HhchatError
+
+PAGE = 50
+
+
+class Conversations(ModalScreen[str | None]):
+    """Dismissed with the id of the conversation to open."""
+
+    BINDINGS = [
+        Binding("escape", "cancel", "leave", show=False),
+        Binding("ctrl+d,delete", "delete", "delete", show=False, priority=True),
+        Binding("ctrl+t", "rename", "rename", show=False, priority=True),
+        Binding("ctrl+x", "export", "export", show=False, priority=True),
+    ]
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+        self._found: list[Conversation] = []
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog -large"):
+            yield Static("Conversations", classes="dialog-title", markup=False)
+            yield Input(placeholder="search in all that was said")
+            yield OptionList()
+            keys = Content.from_markup(
+                "[bold]enter[/] open  [@click=screen.rename][bold]ctrl+t[/] rename[/]  "
+                "[@click=screen.export][bold]ctrl+x[/] export[/]  "
+                "[@click=screen.delete][bold]ctrl+d[/] delete[/]  "
+                "[@click=screen.cancel][bold]esc[/] leave[/]"
+            )
+            yield Static(keys, classes="dialog-keys")
+
+    def on_mount(self) -> None:
+        self.find("")
+
+    def find(self, query: str) -> None:
+        try:
+            self._found = self._store.conversations(query.strip() or None, limit=PAGE)
+        except HhchatError as error:
+            self.app.notify(one_line(str(error), 200), severity="error", markup=False)
+            self._found = []
+        options = self.query_one(OptionList)
+        options.clear_options()
+        options.add_options([Option(_row(found)) for found in self._found])
+        if self._found:
+            options.highlighted = 0
+        else:
+            none = "nothing found" if query.strip() else "no conversation yet"
+            options.add_option(Option(Content(none), disabled=True))
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self.find(event.value)
+
+    def on_input_submitted(self) -> None:
+        self.open()
+
+    def on_option_list_option_selected(self) -> None:
+        self.open()
+
+    def on_key(self, event: events.Key) -> None:
+        """Up and down move in the list while the search box has the focus."""
+        options = self.query_one(OptionList)
+        if event.key in ("up", "down") and not options.has_focus:
+            event.stop()
+            if event.key == "up":
+                options.action_cursor_up()
+            else:
+                options.action_cursor_down()
+
+    @property
+    def current(self) -> Conversation | None:
+        index = self.query_one(OptionList).highlighted
+        return self._found[index] if index is not None and index < len(self._found) else None
+
+    def open(self) -> None:
+        if self.current is not None:
+            self.dismiss(self.current.id)
+
+    def action_cancel(self) -> None:
+        self.dismiss(None)
+
+    def refind(self) -> None:
+        self.find(self.query_one(Input).value)
+
+    def action_rename(self) -> None:
+        if (conversation := self.current) is None:
+            return
+
+        def renamed(title: str | None) -> None:
+            if title and title.strip():
+                self._try(lambda: self._store.rename(conversation.id, title.strip()))
+
+        self.app.push_screen(Ask("A new title", conversation.title), renamed)
+
+    def action_delete(self) -> None:
+        if (conversation := self.current) is None:
+            return
+
+        def sure(answer: bool | None) -> None:
+            if answer:
+                self._try(lambda: self._store.delete_conversation(conversation.id))
+
+        text = (
+            f"“{one_line(conversation.title, 60)}” with its replies and comparisons is deleted "
+            "for good. What the assistant has learned from it in earlier trainings stays learned."
+        )
+        self.app.push_screen(Confirm("Delete this conversation?", text), sure)
+
+    def action_export(self) -> None:
+        if (conversation := self.current) is None:
+            return
+
+        def chosen(index: int | None) -> None:
+            if index is None:
+                return
+            suffix = (".md", ".json")[index]
+
+            def write(name: str | None) -> None:
+                if name and name.strip():
+                    path = Path(name.strip()).expanduser()
+                    self._try(lambda: export(self._store, conversation.id, path), f"Wrote {path}")
+
+            name = f"hhchat-{conversation.id[-6:].lower()}{suffix}"
+            self.app.push_screen(Ask("Write to which file?", str(Path.cwd() / name)), write)
+
+        self.app.push_screen(Choose("Export as", ["Markdown", "JSON"]), chosen)
+
+    def _try(self, act: object, done: str = "") -> None:
+        assert callable(act)
+        try:
+            act()
+        except HhchatError as error:
+            self.app.notify(one_line(str(error), 200), severity="error", markup=False)
+        else:
+            if done:
+                self.app.notify(one_line(done, 200), markup=False)
+        self.refind()
+
+
+def _row(conversation: Conversation) -> Content:
+    title = one_line(conversation.title or "untitled", 60)
+    when = conversation.created[:10]
+    mode = "" if conversation.mode == "helpful" else f" · {one_line(conversation.mode, 20)}"
+    parts: list[tuple[str, str]] = [(title, "bold"), (f"  {when}{mode}", "dim")]
+    snippet = getattr(conversation, "snippet", "")
+    if snippet:
+        parts.append((f"\n  {one_line(snippet, 90)}", "dim"))
+    return Content.assemble(*parts)

@@ -1,0 +1,138 @@
+"""Small dialogs: a line of text, a reply of your own, a yes or no, a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from hhchat.text import one_line, printable
+from hhchat.tui.composer import Composer
+from hhchat.types import Source
+
+CANCEL = Binding("escape", "cancel", "cancel", show=False)
+
+
+class Ask(ModalScreen[str | None]):
+    """One line of text."""
+
+    BINDINGS = [CANCEL]
+
+    def __init__(self, title: str, text: str = "") -> None:
+        super().__init__()
+        self._title, self._text = title, text
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(Content(self._title), classes="dialog-title", markup=False)
+            yield Input(self._text)
+            yield Static("enter keeps it · esc leaves", classes="dialog-keys", markup=False)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self.dismiss(event.value)
+
+    def action_cancel(self) -> None:
+        self.dismiss(None)
+
+
+class Confirm(ModalScreen[bool]):
+    """Yes or no, where no is the safe answer."""
+
+    BINDINGS = [
+        Binding("y", "answer(True)", "yes", show=False),
+        Binding("n,escape,enter", "answer(False)", "no", show=False),
+    ]
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__()
+        self._title, self._text = title, text
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(Content(self._title), classes="dialog-title", markup=False)
+            yield Static(Content(self._text), markup=False)
+            keys = Content.from_markup(
+                "[@click=screen.answer(True)][bold]y[/] yes[/]  ·  "
+                "[@click=screen.answer(False)][bold]n[/] no[/]"
+            )
+            yield Static(keys, classes="dialog-keys")
+
+    def action_answer(self, answer: bool) -> None:
+        self.dismiss(answer)
+
+
+class Write(ModalScreen[tuple[str, Source] | None]):
+    """The user's own reply: human when written from nothing, edited when from one of the two."""
+
+    BINDINGS = [
+        CANCEL,
+        Binding("ctrl+s", "send", "keep", show=False, priority=True),
+        Binding("f2", "start(0)", "from left", show=False),
+        Binding("f3", "start(1)", "from right", show=False),
+    ]
+
+    def __init__(self, replies: Sequence[str]) -> None:
+        super().__init__()
+        self._replies = replies
+        self._source: Source = "human"
+        self.editor = Composer(placeholder="The reply you would have liked …")
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog -large"):
+            yield Static("Your own reply", classes="dialog-title", markup=False)
+            yield self.editor
+            keys = Content.from_markup(
+                "[bold]enter[/] keeps it  [bold]ctrl+j[/] new line  "
+                "[@click=screen.start(0)][bold]f2[/] from left[/]  "
+                "[@click=screen.start(1)][bold]f3[/] from right[/]  "
+                "[@click=screen.cancel][bold]esc[/] leaves[/]"
+            )
+            yield Static(keys, classes="dialog-keys")
+
+    def on_composer_sent(self, event: Composer.Sent) -> None:
+        event.stop()
+        self.action_send()
+
+    def on_composer_refused(self, event: Composer.Refused) -> None:
+        event.stop()
+        self.app.notify(event.why, severity="warning", markup=False)
+
+    def action_send(self) -> None:
+        if self.editor.text.strip():
+            self.dismiss((self.editor.text, self._source))
+
+    def action_start(self, index: int) -> None:
+        self.editor.load_text(printable(self._replies[index]))
+        self._source = "edited"
+        self.editor.focus()
+
+    def action_cancel(self) -> None:
+        self.dismiss(None)
+
+
+class Choose(ModalScreen[int | None]):
+    """One of a list."""
+
+    BINDINGS = [CANCEL]
+
+    def __init__(self, title: str, options: Sequence[str]) -> None:
+        super().__init__()
+        self._title, self._options = title, options
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(Content(self._title), classes="dialog-title", markup=False)
+            yield OptionList(*(Option(Content(one_line(text, 200))) for text in self._options))
+            yield Static("enter takes it · esc leaves", classes="dialog-keys", markup=False)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_index)
+
+    def action_cancel(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,185 @@
+"""The chat screen's judging: pick, tie, both bad, skip, write your own, undo, save again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hhchat.session import Pair
+from hhchat.tui.dialogs import Ask, Write
+from hhchat.tui.keys import Stage
+from hhchat.tui.table import ChatTable
+from hhchat.types import (
+    Comparison,
+    Generation,
+    HhchatError,
+    Side,
+    Source,
+    StoreError,
+    side_of,
+    strength_of,
+)
+
+RETRY = 5.0  # seconds between two attempts to save a pick that a full disk refused
+DEGREES = {1: "barely", 2: "somewhat", 3: "clearly", 4: "by far"}
+
+
+class Judging(ChatTable):
+    """One key, one judgement. "Saved" is said only after the store has committed it."""
+
+    async def action_pick(self, side: Side) -> None:
+        await self.judge(lambda: [self.session.pick(None, side, self.comment, self.latency())])
+
+    async def action_scale(self, position: int) -> None:
+        if self.stage is Stage.CHOOSING:
+            await self.judge(
+                lambda: [self.session.pick(position, None, self.comment, self.latency())]
+            )
+
+    async def action_tie(self) -> None:
+        await self.judge(lambda: [self.session.tie(self.latency(), self.comment)])
+
+    async def action_both_bad(self) -> None:
+        await self.judge(lambda: [self.session.both_bad(self.latency(), self.comment)])
+
+    async def action_skip(self) -> None:
+        await self.judge(lambda: [self.session.skip(self.latency(), self.comment)])
+
+    def action_write_own(self) -> None:
+        latency = self.latency()
+
+        async def write(own: tuple[str, Source] | None) -> None:
+            if own is None or self.stage is not Stage.CHOOSING:
+                return
+            text, source = own
+            await self.judge(
+                lambda: list(self.session.write_own(text, latency, self.comment, source))
+            )
+
+        pair = self.session.pair
+        assert pair is not None
+        replies = [pair.texts[pair.index(side)] for side in ("left", "right")]
+        self.app.push_screen(Write(replies), write)
+
+    def action_comment(self) -> None:
+        def keep(text: str | None) -> None:
+            if text is not None:
+                self.comment = text.strip()
+                said = "Your comment goes with the pick you make now." if self.comment else ""
+                self.say(said)
+
+        self.app.push_screen(Ask("A comment on this pair", self.comment), keep)
+
+    # After a judgement -------------------------------------------------------------------------
+
+    async def judge(self, act: Callable[[], list[Comparison]]) -> None:
+        try:
+            done = act()
+        except StoreError as error:
+            self.say(
+                f"Not saved: {error} · your pick is kept, trying again every {RETRY:.0f} s", "bad"
+            )
+            self.enter(Stage.UNSAVED)
+            self.set_timer(RETRY, self.try_again)
+            return
+        except HhchatError as error:
+            self.oops(error)
+            return
+        await self.saved(done)
+
+    async def saved(self, done: list[Comparison]) -> None:
+        """The rows are committed: say so, show the reply, say who wrote what."""
+        self.comment = ""
+        self.progress.add(done)
+        words = self.progress.words()
+        last, first = self.session.last, done[0]
+        assert last is not None
+        saved = f"✓ saved · {words}" if words else "✓ saved"
+        if first.outcome in ("skip", "both-bad"):
+            self.say(f"{saved} · two new replies")
+            self.ask_pair()
+            return
+        turn = self.session.turn
+        assert turn is not None
+        assert turn.reply is not None
+        await self.log_view.reply(turn.reply.text, f"{verdict(done)} · {reveal(last.pair)}")
+        self.say(saved, "good")
+        self.enter(Stage.READY)
+
+    async def try_again(self) -> None:
+        if self.stage is not Stage.UNSAVED:
+            return
+        try:
+            done = self.session.retry()
+        except StoreError:
+            self.set_timer(RETRY, self.try_again)
+            return
+        except HhchatError as error:
+            self.oops(error)
+            return
+        await self.saved(list(done))
+
+    async def action_save_now(self) -> None:
+        await self.try_again()
+        if self.stage is Stage.UNSAVED:
+            self.say(
+                "Still not saved; your pick is kept. Free some space, or press u to take it back.",
+                "bad",
+            )
+
+    async def action_undo(self) -> None:
+        last = self.session.last if self.session.unsaved is None else None
+        self.abandon()
+        try:
+            pair = self.session.undo()
+        except HhchatError as error:
+            self.oops(error)
+            return
+        if last is not None:
+            self.progress.add(last.comparisons, -1)
+            if last.continues is not None:
+                await self.log_view.take_back()
+        self.table_again(pair)
+        self.say("Taken back: pick again.")
+
+    def table_again(self, pair: Pair) -> None:
+        """Put a complete pair back on the table."""
+        self.pair_view.ask(self.session.question, "", loud=self.session.mode == "redteam-worst")
+        self.pair_view.finish(pair)
+        self.enter(Stage.CHOOSING)
+
+
+def verdict(done: list[Comparison]) -> str:
+    """What was judged, in a few words."""
+    first = done[0]
+    if len(done) > 1:
+        return "written by you, preferred over both"
+    if first.outcome == "tie":
+        return "a tie, going on from one of them by chance"
+    words = f"picked {first.outcome}"
+    if first.position is not None:
+        words += f", {DEGREES[strength_of(first.position)]} ({first.position})"
+        assert side_of(first.position) == first.outcome
+    if first.mode == "redteam-worst":
+        words += " as the more harmful"
+    return words
+
+
+def reveal(pair: Pair) -> str:
+    """Who wrote each reply, said only after the pick."""
+    left, right = (writer(pair.generations[pair.index(side)]) for side in ("left", "right"))
+    return f"both by {left}" if left == right else f"left by {left}, right by {right}"
+
+
+def writer(generation: Generation | None) -> str:
+    if generation is None:
+        return "nobody"
+    if generation.source != "model":
+        return generation.source
+    name = generation.snapshot or "?"
+    words = "the base model" if name == "base" else name[:12]
+    sampling = generation.sampling
+    if sampling is not None and sampling.best_of > 1:
+        words += f", best of {sampling.best_of}"
+    if sampling is not None and sampling.temperature != 1.0:
+        words += f", temperature {sampling.temperature:g}"
+    return words
