@@ -1,0 +1,276 @@
+"""The preference model: pairwise logistic loss on the user's picks (Bai et al. 2022, section 3).
+
+Read downward: 1 turn comparisons into ids, 2 fit the full model and one on each half of the picks,
+3 measure it on picks it has not seen, 4 anchor its scores on replies of the reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from hhchat_trainers import state
+from hhchat_trainers.maths import preference_loss, warm_up
+from hhchat_trainers.rollout import roll_out
+
+from hhchat.hookspecs import hookimpl
+from hhchat.model import LocalEngine, Model, PreferenceModel
+from hhchat.model.preference import (
+    Judged,
+    PreferenceRole,
+    by_length,
+    judged,
+    pack,
+    reply_ids,
+    size_of,
+)
+from hhchat.protocols import StageResult, TrainingContext
+from hhchat.settings import setting
+from hhchat.stats import wilson
+from hhchat.types import Cancelled, Comparison, HhchatError, Measurement, Metric
+
+# Probability that a pick of this strength is what the user would pick again. Picked with the plain
+# key, nothing is known of the strength.
+CONFIDENCE = {1: 0.5, 2: 0.75, 3: 0.9, 4: 0.97, None: 0.9}
+
+
+@dataclass(frozen=True)
+class PM:
+    """Hyperparameters of the preference model; the `[pm]` table."""
+
+    name: ClassVar[str] = "pm"
+
+    rank: int = setting(16, "LoRA rank of the preference model's adapter.", low=1)
+    learning_rate: float = setting(5e-4, "Peak learning rate.", low=0.0)
+    head_rate: float = setting(
+        10.0, "Learning rate of the scalar head, times learning_rate.", low=0.0
+    )
+    weight_decay: float = setting(0.01, "AdamW weight decay.", low=0.0)
+    epochs: int = setting(1, "Passes over the picks; more overfit a few hundred of them.", low=1)
+    batch_pairs: int = setting(8, "Pairs an update.", low=1)
+    warmup: float = setting(0.1, "Share of the updates that warm up.", low=0.0, high=1.0)
+    soft_labels: bool = setting(True, "Use the strength of a pick as a soft label.")
+    halves: bool = setting(True, "Fit two more models on two halves of the picks, as gauges.")
+    anchors: int = setting(256, "Replies of the reference on which scores are anchored.", low=8)
+    max_new_tokens: int = setting(128, "Longest anchor reply, in tokens.", low=1)
+    patience: int = setting(
+        2, "Checks of the held-out loss without a better one before stopping; 0: never.", low=0
+    )
+
+    def train(self, context: TrainingContext) -> StageResult:
+        """Fit, measure, anchor. Raises HhchatError when no pair is left to learn from."""
+        model = context.model
+        pairs = [p for c in context.comparisons if (p := pair_of(model, c, self.soft_labels))]
+        heldout = [p for c in context.heldout if (p := pair_of(model, c, self.soft_labels))]
+        if len(pairs) < 2:
+            raise HhchatError(f"only {len(pairs)} usable comparisons for the preference model")
+
+        # 2. the full model, then one on each half of the picks (section 4.2)
+        order = torch.randperm(len(pairs), generator=state.generator_for(context.seed, "halves"))
+        half = len(pairs) // 2
+        parts = {"full": pairs}
+        if self.halves and half >= 4:
+            parts["a"] = [pairs[i] for i in order[:half].tolist()]
+            parts["b"] = [pairs[i] for i in order[half:].tolist()]
+        total = sum(self.updates(len(p)) for p in parts.values())
+        models: dict[str, PreferenceModel] = {}
+        done = 0
+        for which, part in parts.items():
+            stop_on = heldout if which == "full" else []
+            models[which] = self.fit(context, which, part, stop_on, done, total)
+            done += self.updates(len(part))
+
+        # 3. what it knows of picks it has not seen
+        measured = measure(models["full"], heldout, "pm_accuracy")
+        if "a" in models:
+            measured.append(cross_accuracy(models["a"], models["b"], parts["a"], parts["b"]))
+        for m in measured:
+            context.log(Metric("pm", total, m.name, m.value))
+
+        # 4. scores are anchored on the reference's replies (B.2), the same ones for every model
+        prompts = [*context.prompts]
+        if prompts:
+            self.anchor(context, models, prompts)
+        for which, made in models.items():
+            folder = context.out if which == "full" else context.out / f"half-{which}"
+            made.info = {"pairs": len(parts[which]), "seed": context.seed}
+            made.save(folder)
+        return StageResult(tuple(measured), preference=context.out)
+
+    def updates(self, pairs: int) -> int:
+        return max(1, math.ceil(pairs / self.batch_pairs)) * self.epochs
+
+    def fit(
+        self,
+        context: TrainingContext,
+        which: str,
+        pairs: Sequence[Pair],
+        heldout: Sequence[Pair],
+        done: int,
+        total: int,
+    ) -> PreferenceModel:
+        """One PM from the base, sealed after every update and resumed from where it was."""
+        model = context.model
+        seed = state.seed_for(context.seed, "pm", which)
+        made = PreferenceModel(model, PreferenceRole(model, self.rank, seed=seed))
+        role = made.role
+        head = [*role.head.parameters(), role.context_end]
+        groups = [
+            {"params": list(role.adapter.parameters()), "factor": 1.0},
+            {"params": head, "factor": self.head_rate, "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW(
+            groups, lr=self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
+        )
+        folder = context.state / which
+        updates, first = self.updates(len(pairs)), 0
+        best: tuple[float, dict[str, torch.Tensor]] | None = None
+        stale = 0
+        sealed = state.unseal(folder)
+        if sealed is not None:
+            tensors, numbers = sealed
+            state.restore_module("role", role, tensors)
+            state.restore_optimiser("adam", optimiser, tensors)
+            first, stale = int(numbers["update"]), int(numbers["stale"])
+            if numbers["best"] is not None:
+                kept = {k: v for k, v in tensors.items() if k.startswith("best/")}
+                best = (float(numbers["best"]), kept)
+        per_epoch = max(1, math.ceil(len(pairs) / self.batch_pairs))
+        check = max(1, per_epoch // 4)
+        stopping = self.patience > 0 and len(heldout) >= 12 and self.epochs > 1
+        for update in range(first, updates):
+            if context.stopped():
+                raise Cancelled("stopped; `hhchat train --resume` goes on from here")
+            epoch, at = divmod(update, per_epoch)
+            order = torch.randperm(len(pairs), generator=state.generator_for(seed, "order", epoch))
+            batch = [pairs[i] for i in order[at * self.batch_pairs : (at + 1) * self.batch_pairs]]
+            factor = warm_up(update, updates, self.warmup)
+            for group in optimiser.param_groups:
+                group["lr"] = self.learning_rate * group["factor"] * factor
+            loss, right = self.update(made, optimiser, batch)
+            log(context, done + update, which, {"loss": loss, "accuracy": right})
+            context.log(Metric("pm", done + update, "progress", (done + update + 1) / total))
+            if stopping and ((update + 1) % check == 0 or update + 1 == updates):
+                now = heldout_loss(made, heldout)
+                log(context, done + update, which, {"heldout_loss": now})
+                if best is None or now < best[0]:
+                    kept = state.module_tensors("best", role)
+                    best, stale = (now, {k: v.clone() for k, v in kept.items()}), 0
+                else:
+                    stale += 1
+            state.seal(
+                folder,
+                {
+                    **state.module_tensors("role", role),
+                    **state.optimiser_tensors("adam", optimiser),
+                    **({} if best is None else best[1]),
+                },
+                {"update": update + 1, "best": best[0] if best else None, "stale": stale},
+            )
+            if stopping and stale > self.patience:
+                break
+        if best is not None:
+            state.restore_module("best", role, best[1])
+        return made
+
+    def update(
+        self, made: PreferenceModel, optimiser: torch.optim.Optimizer, batch: Sequence[Pair]
+    ) -> tuple[float, float]:
+        """One optimiser step on a batch of pairs -> (loss, share ranked right)."""
+        total, right = 0.0, 0.0
+        optimiser.zero_grad(set_to_none=True)
+        for group in by_length([size_of(p.row) for p in batch], 4096):
+            rows = pack([batch[i].row for i in group]).to(made.model.device)
+            scores = made.forward(rows)
+            target = torch.tensor([batch[i].target for i in group], device=scores.device)
+            losses = preference_loss(scores[:, 0], scores[:, 1], target)
+            torch.autograd.backward(losses.sum() / len(batch))
+            total += float(losses.detach().sum())
+            right += float((scores[:, 0] > scores[:, 1]).sum())
+        params = [p for g in optimiser.param_groups for p in g["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
+        if math.isfinite(total) and bool(torch.isfinite(norm)):
+            optimiser.step()
+        return total / len(batch), right / len(batch)
+
+    def anchor(
+        self, context: TrainingContext, models: dict[str, PreferenceModel], prompts: Sequence[Any]
+    ) -> None:
+        """Mean and sd of each PM's raw scores on the same replies of the bare base."""
+        engine = LocalEngine(context.model)
+        chosen = torch.randperm(len(prompts), generator=state.generator_for(0, "anchor"))
+        some = [prompts[i] for i in chosen[: self.anchors].tolist()]
+        seeds = [state.seed_for(0, "anchor", i) for i in range(len(some))]
+        replies = roll_out(engine, None, some, seeds, self.max_new_tokens)
+        rows = [
+            judged(context.model, r.messages, [reply_ids(context.model, r.text)]) for r in replies
+        ]
+        for made in models.values():
+            raw = torch.tensor([line[0] for line in made.raw(rows)])
+            made.anchor = (float(raw.mean()), float(raw.std().clamp_min(1e-3)))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A comparison as ids: the conversation once, chosen then rejected; target of the loss."""
+
+    row: Judged
+    target: float
+
+
+def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
+    """None when the two replies are the same ids (they teach nothing, trap 2)."""
+    chosen = reply_ids(model, comparison.chosen)
+    rejected = reply_ids(model, comparison.rejected)
+    if chosen == rejected:
+        return None
+    target = CONFIDENCE.get(comparison.strength, 0.9) if soft else 1.0
+    return Pair(judged(model, comparison.messages, [chosen, rejected]), target)
+
+
+def gaps(made: PreferenceModel, pairs: Sequence[Pair]) -> list[float]:
+    """Score of chosen minus rejected, a pair each."""
+    return [line[0] - line[1] for line in made.raw([p.row for p in pairs])]
+
+
+def heldout_loss(made: PreferenceModel, pairs: Sequence[Pair]) -> float:
+    gap = torch.tensor(gaps(made, pairs))
+    return float(preference_loss(gap, torch.zeros_like(gap)).mean())
+
+
+def accuracy(name: str, found: Sequence[float]) -> Measurement:
+    right = sum(1.0 if g > 0 else 0.5 if g == 0 else 0.0 for g in found)
+    low, high = wilson(right, len(found))
+    return Measurement(name, right / len(found), low, high, len(found))
+
+
+def measure(made: PreferenceModel, pairs: Sequence[Pair], name: str) -> list[Measurement]:
+    """Held-out accuracy with its interval, and the loss. [] without held-out pairs."""
+    if not pairs:
+        return []
+    found = gaps(made, pairs)
+    gap = torch.tensor(found)
+    loss = float(preference_loss(gap, torch.zeros_like(gap)).mean())
+    return [accuracy(name, found), Measurement("pm_loss", loss, n=len(found))]
+
+
+def cross_accuracy(
+    a: PreferenceModel, b: PreferenceModel, part_a: Sequence[Pair], part_b: Sequence[Pair]
+) -> Measurement:
+    """Each half's model on the other half's picks: all picks are tested, each by a model that has
+    not seen it, at the price of models that saw only half of the data."""
+    return accuracy("pm_cross_accuracy", [*gaps(a, part_b), *gaps(b, part_a)])
+
+
+def log(context: TrainingContext, step: int, which: str, values: dict[str, float]) -> None:
+    suffix = "" if which == "full" else f"_half_{which}"
+    for name, value in values.items():
+        context.log(Metric("pm", step, name + suffix, value))
+
+
+@hookimpl
+def register_trainers(register: Callable[[type], None]) -> None:
+    register(PM)

@@ -1,0 +1,136 @@
+"""Between sampling and updating there is one thing: a batch of responses with their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from hhchat_trainers.maths import token_logprobs
+from torch import Tensor
+
+from hhchat.model import LocalEngine, Model
+from hhchat.model.decode import Row
+from hhchat.model.engine import make_decoder
+from hhchat.model.lora import Adapter
+from hhchat.model.preference import ScalarHead, by_length
+from hhchat.model.trunk import Role, Rows
+from hhchat.types import Exchange, Message, Prompt
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled reply: the ids that conditioned it and the ids that were sampled."""
+
+    messages: tuple[Message, ...]
+    prompt: list[int]
+    tokens: list[int]  # as sampled, the end token included when it came
+    ended: bool
+    text: str
+
+    @property
+    def exchange(self) -> Exchange:
+        return Exchange(self.messages, self.text)
+
+
+def roll_out(
+    engine: LocalEngine,
+    role: Adapter | None,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    max_new: int,
+) -> list[Response]:
+    """One reply a prompt at temperature 1, top-p 1: what is sampled is what is scored (trap 10)."""
+    model = engine.model
+    decoder = make_decoder(model, role, model.fast)
+    rows: list[Row] = []
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        ids, room = engine.fit(prompt.messages, max_new)
+        rows.append(Row(ids, seed, room))
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt), i))
+    for at in range(0, len(order), engine.rows):
+        engine.run(decoder, [rows[i] for i in order[at : at + engine.rows]])
+    return [
+        Response(p.messages, r.prompt, r.tokens, r.ended, model.render.decode(r.tokens))
+        for p, r in zip(prompts, rows, strict=True)
+    ]
+
+
+@dataclass
+class Tokens:
+    """Responses as tensors: rows right-padded, `at` where each response token is predicted."""
+
+    rows: Rows
+    tokens_BT: Tensor
+    mask_BT: Tensor
+
+
+def tensors(responses: Sequence[Response], width: int | None = None) -> Tokens:
+    """Pack responses. T is the longest response unless `width` says otherwise."""
+    length = max(len(r.prompt) + len(r.tokens) for r in responses)
+    width = width or max(len(r.tokens) for r in responses)
+    ids = torch.zeros(len(responses), length, dtype=torch.long)
+    at = torch.zeros(len(responses), width, dtype=torch.long)
+    tokens = torch.zeros(len(responses), width, dtype=torch.long)
+    mask = torch.zeros(len(responses), width)
+    for i, r in enumerate(responses):
+        whole = [*r.prompt, *r.tokens]
+        n = len(r.tokens)
+        ids[i, : len(whole)] = torch.tensor(whole)
+        at[i, :n] = torch.arange(len(r.prompt) - 1, len(whole) - 1)  # token t is predicted at t-1
+        tokens[i, :n] = torch.tensor(r.tokens)
+        tokens[i, n:] = r.tokens[-1]  # pads repeat a token that can be sampled: 0 * -inf is nan
+        mask[i, :n] = 1.0
+    return Tokens(Rows(ids, at), tokens, mask)
+
+
+def logprobs_of(model: Model, hidden: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities [...] of tokens from hidden [..., H], over what sampling may choose."""
+    dtype = torch.float32 if model.device.type == "cpu" else model.fast
+    logits = model.trunk.logits(hidden, dtype)
+    if model.render.blocked:
+        blocked = torch.tensor(model.render.blocked, device=logits.device)
+        logits = logits.index_fill(-1, blocked, float("-inf"))
+    return token_logprobs(logits, tokens)
+
+
+@dataclass
+class Scored:
+    """What each role says of a batch of responses, padded to [B, T]."""
+
+    tokens: Tokens
+    logprobs_BT: Tensor  # of the policy that sampled
+    reference_BT: Tensor
+    values_BT: Tensor | None
+
+
+def score_roles(
+    model: Model,
+    responses: Sequence[Response],
+    policy: Role,
+    reference: Role,
+    value: tuple[Adapter, ScalarHead] | None,
+    *,
+    budget: int = 4096,
+) -> Scored:
+    """Policy, reference and value in one pass: each a block of the same forward over one base."""
+    packed = tensors(responses)
+    shape = packed.tokens_BT.shape
+    logprobs, reference_out = torch.zeros(shape), torch.zeros(shape)
+    values = torch.zeros(shape)
+    roles: list[Role] = [policy, reference] + ([] if value is None else [value[0]])
+    with torch.no_grad():
+        for group in by_length([len(r.prompt) + len(r.tokens) for r in responses], budget):
+            part = tensors([responses[i] for i in group])
+            width = part.tokens_BT.shape[1]
+            rows = part.rows.to(model.device)
+            tokens = part.tokens_BT.to(model.device)
+            hidden = model.trunk.hidden(rows, roles, dtype=model.fast)
+            logprobs[group, :width] = logprobs_of(model, hidden[0], tokens).cpu()
+            reference_out[group, :width] = logprobs_of(model, hidden[1], tokens).cpu()
+            if value is not None:
+                values[group, :width] = value[1](hidden[2]).cpu()
+    mask = packed.mask_BT
+    return Scored(
+        packed, logprobs * mask, reference_out * mask, None if value is None else values * mask
+    )

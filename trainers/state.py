@@ -1,0 +1,104 @@
+"""Resumable state: tensors and numbers in one safetensors file, replaced in one step.
+
+One file, so a kill at any moment leaves the state of the last finished update or the one before,
+never a mixture. Random numbers need no state: each update seeds its own generators from the run's
+seed and its own number, so a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hhchat.types import HhchatError
+
+FILE = "state.safetensors"
+
+
+def seed_for(seed: int, *path: object) -> int:
+    """A seed for one place of a run: the same on every machine, unrelated for other places."""
+    text = ":".join([str(seed), *map(str, path)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def generator_for(seed: int, *path: object) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_for(seed, *path))
+
+
+def seal(folder: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    """Write tensors and JSON numbers aside, flush them, and put them in place in one step."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    data = save(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+        metadata={"numbers": json.dumps(numbers)},
+    )
+    aside = folder / f"{FILE}.new"
+    try:
+        with aside.open("wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        aside.replace(folder / FILE)
+    except OSError as error:
+        raise HhchatError(f"cannot write {folder / FILE}: {error.strerror or error}") from None
+
+
+def unseal(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The sealed state, or None when there is none yet."""
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / FILE
+    if not file.exists():
+        return None
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            numbers: dict[str, Any] = json.loads((opened.metadata() or {})["numbers"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise HhchatError(f"the sealed state {file} is damaged: {error}") from None
+    return tensors, numbers
+
+
+def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": p.detach() for name, p in module.named_parameters()}
+
+
+def restore_module(prefix: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            p.copy_(tensors[f"{prefix}/{name}"])
+
+
+def optimiser_tensors(prefix: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's moments and step counts, by the order of its parameters."""
+    out: dict[str, Tensor] = {}
+    for i, p in enumerate(_parameters(optimiser)):
+        for key, value in optimiser.state.get(p, {}).items():
+            out[f"{prefix}/{i}/{key}"] = torch.as_tensor(value)
+    return out
+
+
+def restore_optimiser(
+    prefix: str, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    for i, p in enumerate(_parameters(optimiser)):
+        start = f"{prefix}/{i}/"
+        found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        if found:
+            optimiser.state[p] = {
+                k: v.clone() if k == "step" else v.to(p.device, copy=True) for k, v in found.items()
+            }
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
+    for group in optimiser.param_groups:
+        yield from group["params"]
