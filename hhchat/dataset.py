@@ -51,7 +51,7 @@ def gather(store: Store, *, starter: bool) -> Dataset:
         [
             *_contexts(heldout, "heldout"),
             *store.prompts(split="heldout"),
-            *(_pool("heldout") if starter else ()),
+            *(starter_prompts("heldout") if starter else ()),
         ],
         without=trained_on,
     )
@@ -63,7 +63,7 @@ def gather(store: Store, *, starter: bool) -> Dataset:
         [
             *_contexts(comparisons, "train"),
             *store.prompts(split="train"),
-            *(_pool("train") if starter else ()),
+            *(starter_prompts("train") if starter else ()),
         ],
         without=kept_out,
     )
@@ -89,10 +89,18 @@ def _contexts(comparisons: Iterable[Comparison], split: Split) -> list[Prompt]:
     return [Prompt(c.messages, "mine", split, c.mode) for c in comparisons]
 
 
-def _pool(split: Split) -> list[Prompt]:
+def starter_prompts(split: Split) -> list[Prompt]:
+    """The bundled model's own prompts of one split."""
     from hhchat.starter import prompts
 
-    return list(prompts.pool(split))
+    return [
+        Prompt(tuple(_message(*m) for m in p.messages), "starter", split)
+        for p in prompts.pool(split)
+    ]
+
+
+def _message(role: str, content: str) -> Message:
+    return Message("assistant" if role == "assistant" else "user", content)
 
 
 def _unique(prompts: Iterable[Prompt], without: set[str]) -> list[Prompt]:

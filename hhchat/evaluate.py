@@ -140,7 +140,6 @@ def _gains(
     found = [
         stats.mean_of("score_gain", total, "sd"),
         stats.mean_of("pm_gain", gains["preference"], "score"),
-        stats.win_rate("pm_win_rate", new["preference"], old["preference"]),
     ]
     found.extend(stats.mean_of(f"gain_{name}", gains[name]) for name in weights)
     return found
