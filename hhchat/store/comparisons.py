@@ -73,6 +73,7 @@ class Comparisons(Conversations):
             if original is not None:
                 conn.execute("INSERT INTO original VALUES (?, ?)", [c.id, original])
             if turn_id is not None:
+                self.checkpoint_later()  # a user is waiting for this commit
                 if c.picked is not None:
                     conn.execute(
                         "UPDATE turn SET reply = ? WHERE id = ?", [replies[c.picked].id, turn_id]
@@ -336,45 +337,40 @@ class Comparisons(Conversations):
 
 
 def _stats(conn: sqlite3.Connection) -> dict[str, Any]:
-    def count(sql: str) -> int:
-        found: int = conn.execute(sql).fetchone()[0]
-        return found
+    def total(what: str, where: str) -> Any:
+        return conn.execute(f"SELECT coalesce(sum({what}), 0) FROM {where}").fetchone()[0]
 
     def groups(column: str) -> dict[str, int]:
         found = conn.execute(
-            f"SELECT {column}, count(*) FROM usable_comparisons GROUP BY 1 ORDER BY 1"
+            f"SELECT {column}, sum(n) FROM usable_tally GROUP BY 1 HAVING sum(n) ORDER BY 1"
         )
         return dict(found.fetchall())
 
-    live = f"FROM comparison c WHERE {LIVE}"
-    outcomes = dict(conn.execute(f"SELECT outcome, count(*) {live} GROUP BY 1").fetchall())
-    left, shown = conn.execute(
-        f"SELECT sum(outcome = 'left'), count(*) {live}"
-        " AND outcome IN ('left', 'right') AND purpose <> 'imported'"
-    ).fetchone()
-    longer, unequal = conn.execute(
-        "SELECT sum(longer), count(longer) FROM usable_comparisons"
-    ).fetchone()
+    live = "tally WHERE NOT undone"
+    here = f"{live} AND purpose <> 'imported' AND outcome"
+    shown = total("n", f"{here} IN ('left', 'right')")
+    unequal = total("n", "usable_tally WHERE longer IS NOT NULL")
+    counted = dict(conn.execute("SELECT name, n FROM counted").fetchall())
     return {
-        "comparisons": sum(outcomes.values()),
-        "usable": count("SELECT count(*) FROM usable_comparisons"),
-        "picks": outcomes.get("left", 0) + outcomes.get("right", 0),
-        "ties": outcomes.get("tie", 0),
-        "both_bad": outcomes.get("both-bad", 0),
-        "skipped": outcomes.get("skip", 0),
-        "undone": count("SELECT count(*) FROM undone"),
-        "weakest": count(f"SELECT count(*) {live} AND strength = 1"),
-        "identical": count(f"SELECT count(*) {live} AND identical"),
-        "empty": count(f"SELECT count(*) {live} AND empty"),
+        "comparisons": total("n", live),
+        "usable": total("n", "usable_tally"),
+        "picks": total("n", f"{live} AND preferred IS NOT NULL"),
+        "ties": total("n", f"{live} AND outcome = 'tie'"),
+        "both_bad": total("n", f"{live} AND outcome = 'both-bad'"),
+        "skipped": total("n", f"{live} AND outcome = 'skip'"),
+        "undone": total("n", "tally WHERE undone"),
+        "weakest": total("n", f"{live} AND strength = 1"),
+        "identical": total("n", f"{live} AND identical"),
+        "empty": total("n", f"{live} AND empty"),
         "by_mode": groups("mode"),
         "by_source": groups("source"),
         "by_purpose": groups("purpose"),
         "by_split": groups("split"),
-        "left_rate": left / shown if shown else None,
-        "longer_rate": longer / unequal if unequal else None,
-        "conversations": count("SELECT count(*) FROM conversation"),
-        "turns": count("SELECT count(*) FROM turn"),
-        "generations": count("SELECT count(*) FROM generation"),
-        "prompts": count("SELECT count(*) FROM prompt"),
-        "snapshots": count("SELECT count(*) FROM snapshot"),
+        "left_rate": total("n", f"{here} = 'left'") / shown if shown else None,
+        "longer_rate": total("n * longer", "usable_tally") / unequal if unequal else None,
+        "conversations": counted["conversation"],
+        "turns": counted["turn"],
+        "generations": counted["generation"],
+        "prompts": counted["prompt"],
+        "snapshots": conn.execute("SELECT count(*) FROM snapshot").fetchone()[0],
     }

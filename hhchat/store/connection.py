@@ -17,6 +17,8 @@ from hhchat.types import StoreError
 
 BUSY_SECONDS = 15.0  # longer than any write transaction lasts; see docs of `writing`
 MAGIC = b"SQLite format 3\x00"
+CHECKPOINT = 1000  # pages in the -wal file after which a commit copies them to the database
+HEADER = 100  # bytes, the database header of the SQLite file format
 
 
 class Connection:
@@ -35,6 +37,7 @@ class Connection:
         self.path = (paths.database() if path is None else Path(path)).absolute()
         self.read_only = read_only
         self._conn: sqlite3.Connection | None = None
+        self._later = False
         try:
             with self._in_words():
                 self._open()
@@ -83,6 +86,7 @@ class Connection:
         conn.execute("PRAGMA foreign_keys = ON")
         if not self.read_only:
             conn.execute("PRAGMA synchronous = FULL")
+            conn.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
             conn.execute("PRAGMA secure_delete = ON")  # deleted text is overwritten
         return conn
 
@@ -100,9 +104,19 @@ class Connection:
     def _check_header(self) -> None:
         """Refuse a file that is not SQLite before SQLite can touch it."""
         with self.path.open("rb") as file:
-            head = file.read(len(MAGIC))
-        if head and head != MAGIC:
+            head = file.read(HEADER)
+            size = file.seek(0, os.SEEK_END)
+        if not head:
+            return
+        if not head.startswith(MAGIC):
             raise StoreError(self._damaged("it is not an SQLite file"))
+        wal = self.path.with_name(self.path.name + "-wal")
+        page = int.from_bytes(head[16:18], "big")
+        pages = int.from_bytes(head[28:32], "big")
+        counted = head[24:28] == head[92:96]  # else the page count is of an older time
+        # with a -wal file the last pages may still be on their way
+        if counted and size < pages * (page if page != 1 else 65536) and not wal.exists():
+            raise StoreError(self._damaged("it is cut short"))
 
     def _enable_wal(self) -> None:
         """Switch a new file to WAL; retried, as the busy timeout does not cover this switch."""
@@ -138,21 +152,38 @@ class Connection:
 
         It takes the write lock before the first read, so that no other writer can slip in between
         (SQLite refuses such a late upgrade at once, whatever the timeout). Keep it short: others
-        wait for it. Inside another `writing` block it joins that one.
+        wait for it. Inside another `writing` block it is a part of that one: undone alone when it
+        fails, on disk when the outer one is.
         """
         with self._in_words():
             conn = self.conn
             if conn.in_transaction:
-                yield conn
-                return
-            conn.execute("BEGIN IMMEDIATE")
+                begin, commit, undo = "SAVEPOINT part", "RELEASE part", "ROLLBACK TO part"
+            else:
+                begin, commit, undo = "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"
+            conn.execute(begin)
             try:
                 yield conn
-                conn.execute("COMMIT")
+                conn.execute(commit)
             except BaseException:
-                if conn.in_transaction:
-                    conn.execute("ROLLBACK")
+                if conn.in_transaction:  # a full disk may have ended it already
+                    conn.execute(undo)
+                    if undo != "ROLLBACK":
+                        conn.execute(commit)
                 raise
+            finally:
+                if self._later and not conn.in_transaction:
+                    self._later = False
+                    conn.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
+
+    def checkpoint_later(self) -> None:
+        """Let the next commit leave copying the -wal file into the database to the one after.
+
+        Every so many pages a commit does that too, and takes several times as long for it. A pick
+        is waited for; what follows it, the next message, has the model's time to hide behind.
+        """
+        self._later = True
+        self.conn.execute("PRAGMA wal_autocheckpoint = 0")
 
     @contextlib.contextmanager
     def _in_words(self) -> Iterator[None]:
@@ -173,6 +204,8 @@ class Connection:
             return f"the disk is full: nothing could be saved in {self.path}"
         if "readonly" in error or "read-only" in error:
             return f"{self.path} is read-only: nothing can be saved"
+        if "disk I/O" in error:
+            return f"{self.path} could not be read or written: its disk is full, failing or gone"
         if "locked" in error or "busy" in error:
             return (
                 f"another program has kept {self.path} locked for {BUSY_SECONDS:.0f} s; try again"
@@ -234,6 +267,25 @@ class Connection:
                 return "; ".join(found)
             strays = conn.execute("PRAGMA foreign_key_check").fetchmany(10)
             return "; ".join(f"a row of {r[0]} points to a lost {r[2]}" for r in strays) or "ok"
+
+    def purge(self) -> None:
+        """Overwrite what was deleted, in the search index and in the -wal file too.
+
+        The index keeps deleted words until its parts are merged. That is done in short
+        transactions, so that others can write meanwhile, and takes time with the whole history:
+        6 s at a million turns.
+        """
+        pages = -500  # the first merge, being negative, begins with everything
+        while True:
+            with self.writing() as conn:
+                before = conn.total_changes
+                conn.execute("INSERT INTO turn_text (turn_text, rank) VALUES ('merge', ?)", [pages])
+                done = conn.total_changes - before < 2
+            pages = 500
+            if done:
+                break
+        with self.reading() as conn:
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         """Close the file; may be called twice."""

@@ -142,26 +142,21 @@ class Conversations(Connection):
         # Newest rows first and stop when there are enough: ranking would score every hit of a
         # common word before it could show one.
         hits = conn.execute(
-            "SELECT t.n, t.conversation FROM turn_text JOIN turn t ON t.n = turn_text.rowid"
+            "SELECT t.conversation, snippet(turn_text, -1, '«', '»', '…', 16)"
+            " FROM turn_text JOIN turn t ON t.n = turn_text.rowid"
             " WHERE turn_text MATCH ? ORDER BY turn_text.rowid DESC",
             [match],
         )
-        found: dict[str, int] = {}
-        for n, conversation in hits:
-            found.setdefault(conversation, n)
+        found: dict[str, str] = {}
+        for conversation, snippet in hits:
+            found.setdefault(conversation, snippet)
             if len(found) >= offset + limit:
                 break
         hits.close()
-        result = []
-        for id, n in list(found.items())[offset:]:
-            (snippet,) = conn.execute(
-                "SELECT snippet(turn_text, -1, '«', '»', '…', 16) FROM turn_text"
-                " WHERE turn_text MATCH ? AND rowid = ?",
-                [match, n],
-            ).fetchone()
-            snippet = " ".join(snippet.split())
-            result.append(rows.to_conversation(self._conversation(conn, id), snippet))
-        return result
+        return [
+            rows.to_conversation(self._conversation(conn, id), " ".join(snippet.split()))
+            for id, snippet in list(found.items())[offset:]
+        ]
 
     def history(self, conversation_id: str, tip: str | None = None) -> list[Turn]:
         """The turns from the first message to `tip`, by default the conversation's own tip."""
@@ -245,10 +240,11 @@ class Conversations(Connection):
             id = self._conversation(conn, conversation_id)["id"]
             conn.execute(f"UPDATE conversation SET {column} = ? WHERE id = ?", [value, id])
 
-    def delete_conversation(self, id: str) -> None:
+    def delete_conversation(self, id: str, purge: bool = True) -> None:
         """Really delete a conversation: its turns, replies, comparisons and their words.
 
         What was learned from it in earlier runs stays learned, and backups made before keep it.
+        `purge=False` leaves overwriting its words in the search index to a later `purge()`.
         """
         with self.writing() as conn:
             id = self._conversation(conn, id)["id"]
@@ -287,6 +283,8 @@ class Conversations(Connection):
                 " AND NOT EXISTS (SELECT 1 FROM prompt WHERE context = context.id)"
             )
             conn.execute("DELETE FROM doomed")
+        if purge:
+            self.purge()
 
     def keep_generations(self, turn_id: str, generations: Iterable[Generation]) -> list[Generation]:
         """Keep complete replies to a turn, before anything is picked; returns them with ids."""
