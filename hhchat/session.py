@@ -52,6 +52,8 @@ SEED_BITS = 31  # what every sampler and every SQLite integer holds
 class SessionPlugins(Protocol):
     """What a session wants of the plugins: their questions, and someone to tell of a pick."""
 
+    def objectives(self) -> Sequence[Objective]: ...
+
     def question(self, mode: str, name: str = "") -> str: ...
 
     def comparison_recorded(self, comparison: Comparison) -> None: ...
@@ -143,7 +145,7 @@ class Session:
         self.snapshot = snapshot
         self.pool = dict(pool or {snapshot: 1.0})
         self.plugins = plugins
-        self.objectives = list(objectives)
+        self.objectives = list(objectives)  # given by hand; those of plugins are asked for
         self.question_name = question
         self.rng = rng or random.Random(random.SystemRandom().getrandbits(64))
         self.source: Source = source

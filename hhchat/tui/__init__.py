@@ -35,7 +35,8 @@ def run(
 
     `engine_factory` is called once, in a worker thread, after the first frame is on screen; what
     it raises is shown as one line in the app. `mode` is that of new conversations (default: the
-    config's). `resume` is the id of a conversation, or the unique start of one, or "latest".
+    config's). `resume` is the id of a conversation, or the unique start of one, or "latest", or
+    "new"; by default the app opens on the conversation that was open last, unless `mode` is given.
     Raises HhchatError, before anything is drawn, when the store cannot be opened, when
     `resume` names no conversation, and BadInput (exit status 2) when there is no terminal.
     After SIGTERM and SIGHUP the status is 128 plus the signal's number, the terminal restored.
@@ -52,7 +53,7 @@ def run(
         store_path, engine_factory, config or Config(), mode, resume, plugins, objectives, rng
     )
     with Store(store_path) as store:
-        if resume not in (None, "latest"):
+        if resume not in (None, "latest", "new"):
             assert resume is not None
             store.conversation(resume)
         app = ChatApp(setup, store)

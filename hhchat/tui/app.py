@@ -15,7 +15,7 @@ from hhchat.session import Session
 from hhchat.store import Store
 from hhchat.tui import pump
 from hhchat.tui.chat import ChatScreen
-from hhchat.tui.setup import Counter, Progress, Setup
+from hhchat.tui.setup import Counter, Progress, Setup, remembered
 from hhchat.tui.themes import THEMES
 from hhchat.types import HhchatError
 
@@ -56,10 +56,6 @@ class ChatApp(App[None]):
     failure = ""  # one line for stderr when the app could not start
 
     def _session(self, setup: Setup) -> Session:
-        resume = setup.resume
-        if resume == "latest":
-            latest = self.store.latest_conversation()
-            resume = latest.id if latest else None
         chat = setup.config.chat
         return Session(
             self.store,
@@ -68,12 +64,23 @@ class ChatApp(App[None]):
             system=chat.system or None,
             sampling=setup.sampling,
             pool=setup.config.pool,
-            conversation_id=resume,
+            conversation_id=self._resumed(setup),
             plugins=setup.plugins,
             objectives=setup.objectives,
             question=chat.question,
             rng=setup.rng,
         )
+
+    def _resumed(self, setup: Setup) -> str | None:
+        """The conversation to open on: the one asked for, else the one that was open last."""
+        if setup.resume == "latest":
+            latest = self.store.latest_conversation()
+            return latest.id if latest else None
+        if setup.resume is None and setup.mode is None:
+            lately = remembered(setup.store_path)
+            with suppress(HhchatError):  # deleted since
+                return self.store.conversation(lately).id if lately else None
+        return None if setup.resume == "new" else setup.resume
 
     def _start_workers(self) -> None:
         assert self.chat is not None

@@ -12,7 +12,7 @@ from hhchat.tui.help import Help
 from hhchat.tui.judging import Judging
 from hhchat.tui.keys import Stage, bindings
 from hhchat.tui.pane import ReplyPane
-from hhchat.tui.setup import Counted
+from hhchat.tui.setup import Counted, remember
 from hhchat.tui.welcome import Welcome
 from hhchat.types import HhchatError, Side
 
@@ -32,11 +32,17 @@ class ChatScreen(Judging):
         self.abandon()
         self.comment = ""
         history = self.session.history()
+        self.remember()
         await self.log_view.open(history, Welcome(self.chat_app.setup.starter))
         if self.session.unanswered:
             self.ask_pair()
         else:
             self.enter(Stage.READY)
+
+    def remember(self) -> None:
+        """Note which conversation is open: the app opens on it again."""
+        conversation = self.session.conversation
+        remember(self.chat_app.setup.store_path, conversation.id if conversation else None)
 
     def on_counted(self, message: Counted) -> None:
         self.progress.counted(message)
@@ -62,6 +68,7 @@ class ChatScreen(Judging):
             return
         self.composer.clear()
         self.say("")
+        self.remember()
         await self.log_view.say(turn.user)
         self.ask_pair()
 
@@ -177,13 +184,16 @@ class ChatScreen(Judging):
 
     def action_mode(self) -> None:
         """A new conversation in another mode."""
-        modes = [*QUESTIONS, *(o.name for o in self.session.objectives if o.name not in QUESTIONS)]
+        session = self.session
+        more = [*session.objectives, *(session.plugins.objectives() if session.plugins else ())]
+        questions = {**{o.name: o.question for o in more}, **QUESTIONS}
+        modes = [*QUESTIONS, *(name for name in questions if name not in QUESTIONS)]
 
         async def chosen(index: int | None) -> None:
             if index is not None:
                 await self.action_new(modes[index])
 
-        options = [f"{mode}: {QUESTIONS.get(mode, '')}" for mode in modes]
+        options = [f"{mode}: {questions[mode]}" for mode in modes]
         self.app.push_screen(Choose("A new conversation in which mode?", options), chosen)
 
     def action_conversations(self) -> None:

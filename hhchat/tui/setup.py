@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +19,12 @@ from hhchat.store import Store
 from hhchat.tui.pump import Post, deliver
 from hhchat.types import Comparison, HhchatError, Sampling
 
+LATELY = "open-conversation"  # a file beside the database
+
 
 @dataclass(frozen=True)
 class Setup:
-    """All that `run` was given. `resume` is a conversation id, "latest", or None."""
+    """All that `run` was given. `resume` is a conversation id, "latest", "new", or None."""
 
     store_path: Path
     engine_factory: Callable[[], Engine]
@@ -48,6 +52,26 @@ class Counted(Message):
 
     total: int
     usable: int
+
+
+def remember(store_path: Path, conversation: str | None) -> None:
+    """Keep the id of the open conversation beside the store; a failure only costs convenience."""
+    note = store_path.with_name(LATELY)
+    with suppress(OSError):
+        if conversation is None:
+            note.unlink(missing_ok=True)
+            return
+        aside = note.with_name(f"{LATELY}.{os.getpid()}")
+        aside.write_text(conversation + "\n", encoding="ascii")
+        aside.replace(note)
+
+
+def remembered(store_path: Path) -> str | None:
+    """The conversation that was open last, if one was."""
+    try:
+        return store_path.with_name(LATELY).read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 class Counter(threading.Thread):
