@@ -157,7 +157,7 @@ def _wrong(hint: Any, value: Any, where: str) -> BadInput:
 
 
 def _article(words: str) -> str:
-    if words == "text":
+    if words in ("text", "true or false"):
         return words
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 

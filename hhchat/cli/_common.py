@@ -160,6 +160,13 @@ def emit(record: Mapping[str, Any]) -> None:
     click.echo(text.replace("\x7f", "\\u007f"))
 
 
+def json_for_terminal(line: str) -> str:
+    """A line of JSON that no terminal obeys: as it is when harmless, else all in ASCII escapes."""
+    if printable(line) == line:
+        return line
+    return json.dumps(json.loads(line), ensure_ascii=True).replace("\x7f", "\\u007f")
+
+
 def say(text: str = "", *, err: bool = False) -> None:
     """Text for a person, with everything a terminal could obey made visible."""
     click.echo(printable(text), err=err)

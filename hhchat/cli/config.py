@@ -64,7 +64,7 @@ def path(as_json: bool) -> None:
         say(str(where))
 
 
-@command.command("set")
+@command.command("set", context_settings={"ignore_unknown_options": True})  # -0.5 is a value
 @click.argument("key", metavar="SECTION.KEY")
 @click.argument("value")
 @json_option

@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-from hhchat.cli._common import DefaultGroup, emit, json_option, open_store, say, table
+from hhchat.cli._common import (
+    DefaultGroup,
+    emit,
+    json_for_terminal,
+    json_option,
+    open_store,
+    say,
+    table,
+)
 from hhchat.types import BadInput, Comparison
 
 FORMATS = ("hhchat", "hh-rlhf", "dpo", "sharegpt")
@@ -99,7 +107,7 @@ def export(form: str, output: str | None, usable: bool) -> None:
         lines = export_pairs(store, form, usable_only=usable)
         if output is None:
             for line in lines:
-                click.echo(line.replace("\x7f", "\\u007f"))
+                click.echo(json_for_terminal(line))
             return
         target = Path(output)
         aside = target.with_name(f".{target.name}.{os.getpid()}")
