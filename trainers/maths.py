@@ -128,3 +128,10 @@ def warm_up(step: int, total: int, share: float, floor: float = 0.1) -> float:
         return (step + 1) / warm
     left = (total - step) / max(1, total - warm)
     return floor + (1 - floor) * left
+
+
+def leave_one_out(rewards_B: Tensor, k: int) -> Tensor:
+    """Each reward minus the mean of the other k - 1 of its prompt; B = prompts * k, k adjacent."""
+    groups = rewards_B.view(-1, k)
+    others = (groups.sum(-1, keepdim=True) - groups) / (k - 1)
+    return (groups - others).flatten()

@@ -34,13 +34,11 @@ class Weight:
         if quantization == "none":
             self._dense = dense
         elif quantization == "int8":
-            import bitsandbytes.functional as bnb
-
+            bnb = _bitsandbytes()
             # Row-wise absmax, so that rows of fused matrices keep the scales they have alone.
             self._int8, self._scale, _ = bnb.int8_vectorwise_quant(dense.to(_quant_dtype(dense)))
         else:
-            import bitsandbytes.functional as bnb
-
+            bnb = _bitsandbytes()
             self._nf4, self._state = bnb.quantize_4bit(
                 dense.to(_quant_dtype(dense)), quant_type="nf4", compress_statistics=True
             )
@@ -52,13 +50,11 @@ class Weight:
             return kept
         if self._dense is not None:
             return self._dense.to(dtype)
-        import bitsandbytes.functional as bnb
-
         if self.quantization == "int8":
             # scale / 127 per row: the same arithmetic as bitsandbytes' own dequantisation
             wide: Tensor = self._int8.to(torch.float32) * (self._scale[:, None] / 127.0)
             return wide.to(dtype)
-        made: Tensor = bnb.dequantize_4bit(self._nf4, self._state).to(dtype)
+        made: Tensor = _bitsandbytes().dequantize_4bit(self._nf4, self._state).to(dtype)
         return made
 
     def keep(self, dtype: torch.dtype) -> None:
@@ -90,6 +86,18 @@ class Weight:
         else:
             held.append(self._nf4)
         return sum(t.numel() * t.element_size() for t in held)
+
+
+def _bitsandbytes() -> Any:
+    """bitsandbytes.functional, quietly: it logs an error for each optional kernel it lacks."""
+    import logging
+
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    try:
+        import bitsandbytes.functional as functional
+    except ImportError:
+        raise ModelError("quantization needs bitsandbytes: pip install bitsandbytes") from None
+    return functional
 
 
 def _quant_dtype(dense: Tensor) -> torch.dtype:

@@ -1,0 +1,149 @@
+"""DPO: the picks themselves as a loss on the policy, with no sampling in between.
+
+Rafailov et al. 2023 (2305.18290): -log sigmoid(beta (r(chosen) - r(rejected))), r = log pi/pi_0.
+The preference model only gauges and guards it, so that runs of all methods are judged alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from hhchat_trainers import state
+from hhchat_trainers.maths import preference_loss
+from hhchat_trainers.pm import CONFIDENCE
+from hhchat_trainers.policy import PolicyLearner, PolicySettings, kl_readings
+from hhchat_trainers.rollout import Response, logprobs_of, score_roles, tensors
+from torch import Tensor
+
+from hhchat.hookspecs import hookimpl
+from hhchat.model import Model
+from hhchat.model.preference import by_length, judged, reply_ids
+from hhchat.model.trunk import Role
+from hhchat.protocols import StageResult, TrainingContext
+from hhchat.settings import setting
+from hhchat.types import Comparison
+
+
+@dataclass(frozen=True)
+class DPO(PolicySettings):
+    """Hyperparameters of DPO; the `[dpo]` table. `batch` counts pairs."""
+
+    name: ClassVar[str] = "dpo"
+
+    updates: int = setting(100, "Updates at most; guards may end the run before.", low=1)
+    batch: int = setting(16, "Pairs an update.", low=2)
+    learning_rate: float = setting(2e-4, "Peak learning rate of the policy.", low=0.0)
+    beta: float = setting(0.1, "Strength of the pull to the reference.", low=0.0)
+    soft_labels: bool = setting(True, "Use the strength of a pick as a soft label.")
+    check: int = setting(5, "Updates between looks at sampled replies.", low=1)
+    replies: int = setting(64, "Replies sampled at each look.", low=8)
+
+    def train(self, context: TrainingContext) -> StageResult:
+        return Learner(self, context).run()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Chosen and rejected as responses, their reference log-probabilities, and the soft label."""
+
+    chosen: Response
+    rejected: Response
+    target: float
+
+
+class Learner(PolicyLearner):
+    """DPO's update."""
+
+    stage = "dpo"
+
+    def __init__(self, hyper: DPO, context: TrainingContext) -> None:
+        super().__init__(hyper, context)
+        self.hyper = hyper
+        self.pairs = [pair_of(self.model, c, hyper.soft_labels) for c in context.comparisons]
+        self.optimise({"policy": 1.0})
+        flat = [r for p in self.pairs for r in (p.chosen, p.rejected)]
+        with torch.no_grad():
+            self.reference_sums = self.sums(flat, self.reference)
+
+    def update(self, update: int) -> tuple[dict[str, float], Sequence[Response]]:
+        hyper = self.hyper
+        per_epoch = max(1, math.ceil(len(self.pairs) / hyper.batch))
+        epoch, at = divmod(update, per_epoch)
+        generator = state.generator_for(self.context.seed, "dpo", epoch)
+        order = torch.randperm(len(self.pairs), generator=generator).tolist()
+        readings: dict[str, float] = {}
+        responses: Sequence[Response] = ()
+        if update % hyper.check == 0 or update + 1 == hyper.updates:
+            responses = self.sample(update, self.prompts(update // hyper.check, hyper.replies))
+            readings |= self.scores(responses)[1]
+            readings |= kl_readings(
+                score_roles(
+                    self.model,
+                    responses,
+                    self.policy,
+                    self.reference,
+                    None,
+                    budget=self.micro_tokens,
+                )
+            )
+        readings |= self.learn(order[at * hyper.batch : (at + 1) * hyper.batch])
+        return readings, responses
+
+    def learn(self, chosen: Sequence[int]) -> dict[str, float]:
+        """One step on these pairs, in micro-batches of like lengths."""
+        flat = [r for i in chosen for r in (self.pairs[i].chosen, self.pairs[i].rejected)]
+        reference = torch.stack([self.reference_sums[2 * i : 2 * i + 2] for i in chosen])
+        target = torch.tensor([self.pairs[i].target for i in chosen])
+        total, right = 0.0, 0.0
+        self.optimiser.zero_grad(set_to_none=True)
+        sizes = [
+            2 * max(len(r.prompt) + len(r.tokens) for r in flat[2 * j : 2 * j + 2])
+            for j in range(len(chosen))
+        ]
+        for group in by_length(sizes, self.micro_tokens):
+            some = [r for j in group for r in flat[2 * j : 2 * j + 2]]
+            ratio = self.forward(some, self.policy).view(-1, 2) - reference[group].to(
+                self.model.device
+            )
+            gap = self.hyper.beta * ratio
+            losses = preference_loss(gap[:, 0], gap[:, 1], target[group].to(gap.device))
+            torch.autograd.backward(losses.sum() / len(chosen))
+            total += float(losses.detach().sum())
+            right += float((gap[:, 0] > gap[:, 1]).sum())
+        self.step(math.isfinite(total))
+        return {"loss": total / len(chosen), "accuracy": right / len(chosen)}
+
+    def forward(self, responses: Sequence[Response], role: Role) -> Tensor:
+        """Summed log-probability of each response [B]."""
+        part = tensors(responses)
+        device = self.model.device
+        hidden = self.model.trunk.hidden(part.rows.to(device), (role,), dtype=self.model.fast)
+        logprobs = logprobs_of(self.model, hidden[0], part.tokens_BT.to(device))
+        return (logprobs * part.mask_BT.to(device)).sum(-1)
+
+    def sums(self, responses: Sequence[Response], role: Role) -> Tensor:
+        out = torch.zeros(len(responses))
+        sizes = [len(r.prompt) + len(r.tokens) for r in responses]
+        for group in by_length(sizes, self.micro_tokens):
+            out[group] = self.forward([responses[i] for i in group], role).cpu()
+        return out
+
+
+def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair:
+    replies = [reply_ids(model, r) for r in (comparison.chosen, comparison.rejected)]
+    row = judged(model, comparison.messages, replies)
+    made = [
+        Response(comparison.messages, row.prompt, ids, True, g.text)
+        for ids, g in zip(row.replies, (comparison.chosen, comparison.rejected), strict=True)
+    ]
+    target = CONFIDENCE.get(comparison.strength, 0.9) if soft else 1.0
+    return Pair(made[0], made[1], target)
+
+
+@hookimpl
+def register_trainers(register: Callable[[type], None]) -> None:
+    register(DPO)
