@@ -223,7 +223,7 @@ class Connection:
             if backup
             else "there is no backup beside it; move it away to start afresh"
         )
-        return f"{self.path} is damaged ({why}) and was left untouched; {cure}"
+        return f"{self.path} is damaged ({why}) and was left as it is; {cure}"
 
     # -- backups and checks ------------------------------------------------------------------
 

@@ -158,7 +158,7 @@ def test_deleted_words_are_gone_from_the_disk(path, pick, store):
 
 def test_deleting_one_conversation_leaves_its_twin(store, pick):
     a, turn_a = store.start_conversation("same words")
-    b, turn_b = store.start_conversation("same words")
+    _, turn_b = store.start_conversation("same words")
     pick(turn_a)
     kept = pick(turn_b)
     store.delete_conversation(a.id)
