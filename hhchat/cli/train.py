@@ -18,7 +18,6 @@ from hhchat.cli._common import (
     say,
     settings,
 )
-from hhchat.cli._progress import Progress
 from hhchat.cli.runs import record
 from hhchat.settings import Text
 
@@ -76,9 +75,9 @@ def command(
                 _tell_plan(told)
             return 0
         from hhchat.pipeline import EXIT_CODES, train
+        from hhchat.progress import Progress
 
-        progress = Progress()
-        try:
+        with Progress() as progress:
             run = train(
                 store,
                 config,
@@ -89,8 +88,6 @@ def command(
                 warm_start=warm_start,
                 on_event=_emit if as_json else progress,
             )
-        finally:
-            progress.close()
     if not as_json:
         say(f"run {run.id} {run.state}: {run.reason or ''}".rstrip(": "))
         if run.state == "promoted":
