@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import pytest
 import torch
 
-from hhchat.model import load_model
 from hhchat.model.decode import Batch, Row
 from hhchat.model.trunk import Cache, Decoder, Rows
 
-sys.path.insert(0, str(Path(__file__).parent))
-from models import FAMILIES, make_model
 
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_of_this_family_scores_as_transformers_does(tmp_path, family):
-    oracle = make_model(tmp_path, family)
-    model = load_model(str(tmp_path), quantization="none", dtype="fp32")
+def test_a_model_of_this_family_scores_as_transformers_does(make_tiny, family):
+    tiny = make_tiny(family)
+    model = tiny.load()
     ids = torch.randint(3, 384, (2, 21), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        want = oracle(ids).logits
+        want = tiny.oracle(ids).logits
         rows = Rows(ids, torch.arange(21).expand(2, -1))
         got = model.trunk.logits(model.trunk.hidden(rows)[0])
     torch.testing.assert_close(got, want, atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_decoding_a_padded_batch_gives_the_tokens_of_a_full_forward(tmp_path, family):
-    oracle = make_model(tmp_path, family)
-    model = load_model(str(tmp_path), quantization="none", dtype="fp32")
+def test_decoding_a_padded_batch_gives_the_tokens_of_a_full_forward(make_tiny, family):
+    tiny = make_tiny(family)
+    model = tiny.load()
     generator = torch.Generator().manual_seed(2)
     prompts = [torch.randint(3, 384, (n,), generator=generator).tolist() for n in (5, 12, 9)]
     rows = [Row(p, seed=i, max_new=14, temperature=0.0) for i, p in enumerate(prompts)]
@@ -42,19 +32,37 @@ def test_decoding_a_padded_batch_gives_the_tokens_of_a_full_forward(tmp_path, fa
     for row in rows:
         ids = torch.tensor([row.prompt + row.tokens])
         with torch.no_grad():
-            logits = oracle(ids).logits[0]
+            logits = tiny.oracle(ids).logits[0]
         expected = logits[len(row.prompt) - 1 : -1].argmax(-1).tolist()
         assert row.tokens == expected
 
 
-def test_a_prompt_continues_from_the_cache_of_the_turn_before_to_the_same_logits(tmp_path):
-    make_model(tmp_path, "llama")
-    model = load_model(str(tmp_path), quantization="none", dtype="fp32")
-    trunk, dec = model.trunk, Decoder(model.trunk, None)
+def test_the_branches_of_a_packed_row_read_what_each_would_read_alone(make_tiny, family):
+    # chosen and rejected share their conversation; windows and positions must not notice
+    model = make_tiny(family).load()
+    generator = torch.Generator().manual_seed(5)
+    prompt, one, two = (
+        torch.randint(3, 384, (n,), generator=generator).tolist() for n in (13, 7, 10)
+    )
+    ids = torch.tensor([[*prompt, *one, *two]])
+    branch = torch.tensor([[0] * 13 + [1] * 7 + [2] * 10])
+    positions = torch.tensor([[*range(13), *range(13, 20), *range(13, 23)]])
+    at = torch.tensor([[19, 29]])
+    with torch.no_grad():
+        packed = model.trunk.hidden(Rows(ids, at, branch, positions))[0, 0]
+        for number, reply in enumerate((one, two)):
+            alone = torch.tensor([[*prompt, *reply]])
+            end = torch.tensor([[alone.shape[1] - 1]])
+            want = model.trunk.hidden(Rows(alone, end))[0, 0, 0]
+            torch.testing.assert_close(packed[number], want, atol=1e-5, rtol=1e-4)
+
+
+def test_a_prompt_continues_from_the_cache_of_the_turn_before_to_the_same_logits(llama):
+    trunk, dec = llama.trunk, Decoder(llama.trunk, None)
     ids = torch.randint(3, 384, (1, 20), generator=torch.Generator().manual_seed(3))
     start = torch.zeros(1, dtype=torch.long)
-    whole = Cache.make(model.spec, 1, 20, torch.float32, model.device)
-    parts = Cache.make(model.spec, 1, 20, torch.float32, model.device)
+    whole = Cache.make(llama.spec, 1, 20, torch.float32, llama.device)
+    parts = Cache.make(llama.spec, 1, 20, torch.float32, llama.device)
     with torch.inference_mode():
         want = trunk.prefill(dec, ids, start, whole, 0)
         trunk.prefill(dec, ids[:, :11], start, parts, 0)

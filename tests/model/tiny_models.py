@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ def make_tokenizer(folder: Path, vocab: int = 384, template: str | None = CHATML
 
 def make_model(
     folder: Path, family: str = "llama", *, template: str | None = CHATML, seed: int = 0
-):
+) -> Any:
     """Write a tiny random model of `family`; returns the transformers model (the oracle)."""
     import transformers as t
 
