@@ -133,7 +133,7 @@ class Plugins:
             if self.manager.has_plugin(name) and source is not None:
                 name = f"{source.distribution}:{name}"
             self.manager.register(plugin, name)
-            attributes = [getattr(plugin, attribute, None) for attribute in dir(plugin)]
+            found = [(attribute, getattr(plugin, attribute, None)) for attribute in dir(plugin)]
         except Exception as error:
             with suppress(Exception):  # a half-registered plugin is worse than none
                 self.manager.unregister(plugin)
@@ -143,10 +143,11 @@ class Plugins:
         if source is not None:
             self.loaded.append(source)
         # A misspelt hook is silent in pluggy until it is asked about.
-        for implementation in attributes:
-            if not hasattr(implementation, "hhchat_impl"):
+        for attribute, implementation in found:
+            marked = getattr(implementation, "hhchat_impl", None)
+            if marked is None:
                 continue
-            hook = getattr(implementation, "__name__", "?")
+            hook = marked.get("specname") or attribute
             if hook not in HOOKS:
                 self.failed(name, hook, f"there is no such hook: {nearest(hook, HOOKS)}")
 
@@ -278,7 +279,9 @@ class Plugins:
         A notification through pluggy stops at the first plugin that raises, so each is called
         by itself, as pluggy would: with the arguments it names.
         """
-        for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+        order = [name for name, _ in self.manager.list_name_plugin()]
+        implementations = getattr(self.manager.hook, hook).get_hookimpls()
+        for implementation in sorted(implementations, key=lambda i: order.index(i.plugin_name)):
             function, names = implementation.function, implementation.argnames
             if implementation.hookwrapper or implementation.wrapper:
                 self.failed(implementation.plugin_name, hook, "wrappers are not supported")
