@@ -7,7 +7,6 @@ the reading goes on behind it where it can.
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
 import json
 import re
@@ -17,6 +16,8 @@ from typing import IO, Any
 
 MAX_LINE = 64 * 2**20  # bytes; a longer line is refused without being held in memory
 CHUNK = 2**20
+BLANK = re.compile(r"[\s,]*")
+ESCAPED = re.compile("[\udc80-\udcff]")
 
 
 class BadLine(ValueError):
@@ -29,16 +30,44 @@ def items(raw: IO[bytes]) -> Iterator[tuple[int, Any]]:
     file: io.BufferedReader[Any] = io.BufferedReader(raw)
     try:
         packed = file.peek(2).startswith(b"\x1f\x8b")
-        source: io.BufferedReader[Any] = (
-            io.BufferedReader(gzip.GzipFile(fileobj=file)) if packed else file
-        )
+        source: io.BufferedReader[Any] = io.BufferedReader(_Gunzip(file)) if packed else file
         first, before = _skip_blank(source)
         for at, item in (_array if first == b"[" else _lines)(source, before):
             yield at, item
-    except (EOFError, zlib.error, gzip.BadGzipFile):
+    except (EOFError, zlib.error):
         yield at + 1, BadLine("the gzip file is damaged or ends early from here on")
     finally:
         file.detach()  # the file is the caller's to close
+
+
+class _Gunzip(io.RawIOBase):
+    """The contents of a gzip file. gzip.GzipFile would lose what came just before a damage."""
+
+    def __init__(self, file: io.BufferedReader[Any]) -> None:
+        self.file = file
+        self.inflate = zlib.decompressobj(31)
+        self.ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises EOFError where the file ends early, zlib.error where it is damaged."""
+        while not self.ready:
+            if self.inflate.eof:  # one gzip file may follow another
+                raw = (self.inflate.unused_data or self.file.read(CHUNK >> 4)).lstrip(b"\0")
+                if not raw:
+                    return 0
+                self.inflate = zlib.decompressobj(31)
+            else:
+                raw = self.inflate.unconsumed_tail or self.file.read(CHUNK >> 4)
+                if not raw:
+                    raise EOFError
+            self.ready = self.inflate.decompress(raw, CHUNK)
+        size = min(len(self.ready), len(buffer))
+        buffer[:size] = self.ready[:size]
+        self.ready = self.ready[size:]
+        return size
 
 
 def _skip_blank(file: io.BufferedReader[Any]) -> tuple[bytes, int]:
@@ -87,12 +116,12 @@ def _lines(source: io.BufferedReader[Any], number: int) -> Iterator[tuple[int, A
 def _array(source: io.BufferedReader[Any], number: int) -> Iterator[tuple[int, Any]]:
     """The items of one JSON array, held in memory a few at a time."""
     decode = json.JSONDecoder().raw_decode
-    utf8 = codecs.getincrementaldecoder("utf-8")()
-    blank = re.compile(r"[\s,]*")
+    # bytes that are not UTF-8 become lone surrogates, so that only their item is refused
+    utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     source.read(1)  # the bracket
     text, at, line, size, ended = "", 0, number + 1, CHUNK, False
     while True:
-        start = blank.match(text, at).end()  # type: ignore[union-attr]
+        start = BLANK.match(text, at).end()  # type: ignore[union-attr]
         line += text.count("\n", at, start)
         at = start
         error: BadLine | None = None
@@ -106,7 +135,8 @@ def _array(source: io.BufferedReader[Any], number: int) -> Iterator[tuple[int, A
             except (ValueError, RecursionError) as problem:
                 error = BadLine(f"not valid JSON ({problem}); nothing after it was read")
             else:
-                yield line, item
+                bad = ESCAPED.search(text, at, end)
+                yield line, BadLine("not valid UTF-8") if bad else item
                 line += text.count("\n", at, end)
                 at, size = end, CHUNK
                 continue
@@ -116,8 +146,4 @@ def _array(source: io.BufferedReader[Any], number: int) -> Iterator[tuple[int, A
         raw = source.read(size)
         size *= 2  # an item that spans chunks is parsed again: not each time for one chunk more
         ended = not raw
-        try:
-            text, at = text[at:] + utf8.decode(raw, final=ended), 0
-        except UnicodeDecodeError:
-            yield line, BadLine("not valid UTF-8 near here; nothing after it was read")
-            return
+        text, at = text[at:] + utf8.decode(raw, final=ended), 0

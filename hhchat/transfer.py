@@ -68,7 +68,9 @@ def _checked(file: IO[bytes], format: str, stack: ExitStack) -> IO[bytes]:
     if bad:
         named = "; ".join(f"line {number}: {why}" for number, why in bad[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise BadInput(f"{len(bad)} bad lines, nothing was imported: {named}{more}")
+        raise BadInput(
+            f"{len(bad)} bad line{'s' * (len(bad) > 1)}, nothing was imported: {named}{more}"
+        )
     file.seek(start, os.SEEK_SET)
     return file
 
