@@ -126,7 +126,12 @@ def _gain(report: Report, rules: GateRules) -> Iterator[str]:
 
 
 def _gauges(report: Report, rules: GateRules) -> Iterator[str]:
-    """Preference models that the policy was not trained on must see a gain too."""
+    """Preference models that the policy was not trained on must see a gain too.
+
+    Where the trained one sees none either, that has been said already.
+    """
+    if next(_gain(report, rules), None) is not None:
+        return
     for name, gauge in report.measurements.items():
         if not (name == "gauge_gain" or name.startswith("gauge_gain_")):
             continue

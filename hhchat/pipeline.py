@@ -30,10 +30,11 @@ from hhchat.preflight import (
     settings_of,
     too_big,
     too_few,
+    too_few_prompts,
     trainers_of,
     versions,
 )
-from hhchat.protocols import Trainer, TrainingContext
+from hhchat.protocols import Objective, Trainer, TrainingContext
 from hhchat.runfolder import Journal, Results, RunFolder
 from hhchat.sealing import only_one, read_json, seal, write_json
 from hhchat.snapshots import BASE, MANIFEST, Resolver, part
@@ -144,13 +145,15 @@ class _Story:
     ) -> _Story:
         """Check all that can be checked before hours are spent, then open the run's row."""
         trainers = trainers_of(config, plugins, stages)
-        plugins.terms(config.weights)
+        terms = plugins.terms(config.weights)
         data = gather(store, starter=is_starter(config))
         if len(data.comparisons) < config.train.min_comparisons:
             raise HhchatError(too_few(len(data.comparisons), config.train.min_comparisons))
         memory = backend.memory(config)
         if not memory.fits:
             raise ModelError(too_big(memory))
+        if len(data.heldout_prompts) < config.gate.min_prompts:
+            on_event(Event("line", text=too_few_prompts(data, config)))
         on_event(Event("line", text=f"loading {config.model.path}"))
         model = backend.load(config)
         record = {
@@ -159,6 +162,7 @@ class _Story:
             "incumbent": incumbent_of(store, model.identity),
             "warm_start": warm_start,
             "eval_prompts": config.train.eval_prompts,
+            "weights": {term.name: weight for term, weight in terms},
             "comparisons": [c.id for c in data.comparisons],
             "heldout": [c.id for c in data.heldout],
             "versions": versions(),
@@ -167,8 +171,12 @@ class _Story:
         with stop.shielded():
             run = store.start_run(names, seed, model.identity, record)
             folder = RunFolder(run.id)
-            folder.make()
-            write_json(folder.data, data.record())
+            try:
+                folder.make()
+                write_json(folder.data, data.record())
+            except HhchatError as error:
+                store.finish_run(run.id, "failed", reason=str(error))
+                raise
         return cls(
             store, config, plugins, backend, on_event, stop, run, trainers, data, folder, model
         )
@@ -273,7 +281,7 @@ class _Story:
             state=self.folder.state(stage),
             log=self._log,
             seed=self.run.seed,
-            terms=self.plugins.terms(self.config.weights),
+            terms=self.terms,
             start=self._start(),
             report=lambda text: self.on_event(Event("line", stage, text=text)),
             stopped=self.stop.asked,
@@ -284,6 +292,12 @@ class _Story:
         if not self.run.data["warm_start"]:
             return None
         return Resolver(self.store)(self._incumbent)[1]
+
+    @property
+    def terms(self) -> list[tuple[Objective, float]]:
+        """The plugin terms and weights that the run began with, also when it is resumed."""
+        weights = self.run.data["weights"]
+        return [pair for pair in self.plugins.terms(weights) if pair[0].name in weights]
 
     @property
     def _incumbent(self) -> str:
@@ -354,7 +368,7 @@ class _Story:
                 incumbent=self._incumbent,
                 seed=self.run.seed,
                 max_new_tokens=self.config.chat.max_new_tokens,
-                terms=self.plugins.terms(self.config.weights),
+                terms=self.terms,
                 gauges={
                     name: self.backend.preference(self.model, folder / where)
                     for name, where in results.gauges.items()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hhchat.backend import Backend, LocalBackend, Memory
-from hhchat.dataset import gather
+from hhchat.dataset import Dataset, gather
 from hhchat.protocols import Trainer
 from hhchat.runfolder import RunFolder, safe_name
 from hhchat.snapshots import BASE
@@ -46,7 +46,8 @@ class Plan:
     needed: int  # usable training comparisons a run wants
     memory: Memory
     resumable: str | None = None  # id of the interrupted run that --resume would continue
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()  # why it would not start
+    warnings: tuple[str, ...] = ()
 
     @property
     def missing(self) -> int:
@@ -88,7 +89,10 @@ def plan(
         problems.append(too_few(planned.comparisons, planned.needed))
     if not memory.fits:
         problems.append(too_big(memory))
-    return replace(planned, problems=tuple(problems))
+    warnings = []
+    if len(data.heldout_prompts) < config.gate.min_prompts:
+        warnings.append(too_few_prompts(data, config))
+    return replace(planned, problems=tuple(problems), warnings=tuple(warnings))
 
 
 def trainers_of(config: Config, plugins: Plugins, stages: Sequence[str] | None) -> list[Trainer]:
@@ -149,6 +153,14 @@ def too_few(have: int, needed: int) -> str:
         f"{have} usable training comparisons, and a run takes {needed}: {missing} more "
         f"{'pick' if missing == 1 else 'picks'} to go (about one conversation in ten is held out "
         "for testing; ties and weak picks do not count)"
+    )
+
+
+def too_few_prompts(data: Dataset, config: Config) -> str:
+    have = len(data.heldout_prompts)
+    return (
+        f"warning: {have} held-out prompts, and the gate judges a new policy on at least "
+        f"{config.gate.min_prompts}: it will be refused. Add some with `hhchat prompts add`"
     )
 
 

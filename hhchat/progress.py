@@ -89,8 +89,10 @@ class Reading:
         ]
 
     def place(self) -> str:
-        of = f"/{self.updates}" if self.updates else ""
-        return f"{self.step + 1}{of}" if self.step >= 0 else ""
+        if self.step < 0 or not self.updates:
+            return f"{self.step + 1}" if self.step >= 0 else ""
+        # Closing measurements are logged one step past the last update.
+        return f"{min(self.step + 1, self.updates)}/{self.updates}"
 
 
 @dataclass

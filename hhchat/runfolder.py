@@ -165,8 +165,10 @@ class RunFolder:
             (self.root / "error.txt").write_text(text, encoding="utf-8")
 
     def forget_state(self) -> None:
-        """A run that reached its verdict is never resumed: its optimiser state is only weight."""
+        """A run that reached its verdict is never resumed: its optimiser state is only weight,
+        and its copy of the prompts would outlive a conversation that the user deletes."""
         shutil.rmtree(self.root / "state", ignore_errors=True)
+        self.data.unlink(missing_ok=True)
 
 
 class Journal:

@@ -82,6 +82,14 @@ def test_each_kind_of_harm_is_refused_in_plain_words(
     assert verdict.reasons[0].isprintable()
 
 
+def test_a_gauge_is_only_blamed_when_the_judge_itself_was_won_over() -> None:
+    nothing = Measurement("score_gain", 0.0, 0.0, 0.0, 200)
+    gauge = Measurement("gauge_gain_a", 0.0, 0.0, 0.0, 200)
+    verdict = decide(report(score_gain=nothing, gauge_gain_a=gauge))
+    assert len(verdict.reasons) == 1
+    assert not verdict.promote
+
+
 def test_every_reason_is_told_at_once() -> None:
     verdict = decide(report(kl=50.0, unfinished=0.5, length=1000.0))
     assert len(verdict.reasons) == 3

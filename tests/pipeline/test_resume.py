@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pipeline_fakes import FakeBackend, FakePM, config, fill, plugins
 
-from hhchat import pipeline, runfolder, sealing
+from hhchat import pipeline, runfolder
 from hhchat.runfolder import Journal, read_metrics
 from hhchat.snapshots import Resolver
 from hhchat.store import Store
@@ -209,11 +209,12 @@ def test_a_full_disk_ends_the_run_with_words_and_the_assistant_stays(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sealing.os, "fsync", full)
+    monkeypatch.setattr("hhchat.sealing.os.fsync", full)
     with pytest.raises(HhchatError, match="No space left on device"):
         whole_run(store)
     monkeypatch.undo()
     assert store.current() is None
+    assert store.runs()[0].state == "failed"
 
 
 def test_metrics_not_yet_in_the_database_survive_a_kill(store: Store, home: Path) -> None:

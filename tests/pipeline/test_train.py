@@ -80,7 +80,7 @@ def test_metrics_and_measurements_can_be_looked_at_afterwards(store: Store, home
         ({"fakeppo": {"unfinished": 0.5}}, "do not end"),
         ({"fakeppo": {"length": 60}}, "times as long"),
         ({"fakepm": {"accuracy": 0.5}}, "not clearly above"),
-        ({"fakeppo": {"gauge_sign": -1.0}}, "rather than your taste"),
+        ({"fakeppo": {"gauge_sign": -1.0, "quality": 2.0}}, "rather than your taste"),
         ({"gate": {"max_kl": 1.0}}, "more than the 1 allowed"),
     ],
 )
@@ -292,3 +292,26 @@ def test_warm_start_is_recorded_as_the_deviation_it_is(store: Store) -> None:
     run = train(store, train={"warm_start": True}, fakeppo={"quality": 2.0})
     assert run.data["warm_start"] is True
     assert store.snapshot(run.snapshot or "").parent == first.snapshot
+
+
+def test_without_held_out_prompts_the_user_is_warned_before_and_told_after(store: Store) -> None:
+    fill(store, picks=40, prompts=0)
+    events: list[Event] = []
+    run = pipeline.train(
+        store,
+        config(gate={"min_prompts": 30}),
+        plugins(),
+        on_event=events.append,
+        backend=FakeBackend(),
+    )
+    assert "it will be refused" in events[0].text
+    assert "held-out prompts to judge on" in (run.reason or "")
+    plan = pipeline.plan(store, config(gate={"min_prompts": 30}), plugins(), backend=FakeBackend())
+    assert (plan.problems, len(plan.warnings)) == ((), 1)
+
+
+def test_a_finished_run_keeps_no_copy_of_what_the_user_may_delete(store: Store, home: Path) -> None:
+    fill(store)
+    run = train(store)
+    folder = home / "runs" / run.id
+    assert sorted(p.name for p in folder.iterdir()) == ["metrics.jsonl", "report.json"]
