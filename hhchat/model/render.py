@@ -8,6 +8,7 @@ become a control token, whatever it spells (chat.md 4; transformers' own templat
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,14 +19,16 @@ from hhchat.types import Message, ModelError
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use marks around a stand-in's number
 
 # For models without a chat template: the paper's own plain dialogue format.
+# (The blank lines stand in expressions: trim_blocks eats a newline that follows a tag.)
 PLAIN_TEMPLATE = (
     "{% for m in messages %}"
     "{% if m.role == 'system' %}{{ m.content }}"
-    "{% elif m.role == 'user' %}\n\nHuman: {{ m.content }}"
-    "{% else %}\n\nAssistant: {{ m.content }}{{ eos_token }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
+    "{% elif m.role == 'user' %}{{ '\n\nHuman: ' + m.content }}"
+    "{% else %}{{ '\n\nAssistant: ' + m.content }}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
 )
 PLAIN_STOPS = ("\n\nHuman:", "\n\nAssistant:")
+_PLAIN_MARK = re.compile(r"\n{2,}(?=Human:|Assistant:)")
 
 
 class Renderer:
@@ -71,9 +74,8 @@ class Renderer:
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain content: no special token can come of it."""
-        if self.plain:
-            for stop in PLAIN_STOPS:  # the turn marks of the plain format are text: defuse them
-                text = text.replace(stop, stop.replace("\n\n", "\n"))
+        if self.plain:  # the turn marks of the plain format are text: defuse them
+            text = _PLAIN_MARK.sub("\n", text)
         return [int(i) for i in self._text.encode(text, add_special_tokens=False).ids]
 
     def reply(self, text: str) -> list[int]:
@@ -97,7 +99,7 @@ class Renderer:
                 if text.endswith(stop[:n]):
                     text = text[:-n]
                     break
-        return text.lstrip()
+        return text.strip()  # a space at the end may turn out to be the reply's last
 
     def stopped(self, ids: Sequence[int]) -> bool:
         """A plain format's turn mark has been sampled."""
@@ -193,8 +195,7 @@ def _flat(pieces: Sequence[int | str], messages: Sequence[Message], r: Renderer)
     if not messages or messages[-1].role == "assistant":
         raise ValueError("a prompt must end on the user's side")
     ids: list[int] = []
-    first = pieces[0] if pieces else ""
-    if r.plain and isinstance(first, str) and not first:
+    if r.plain:  # a chat template writes its own
         bos = r._named.get("bos_token")
         token = r._frame.token_to_id(bos) if bos else None
         ids += [] if token is None else [int(token)]
