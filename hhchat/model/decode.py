@@ -48,16 +48,15 @@ def choose(logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor |
     """
     hot = temperature.clamp_min(1e-6).unsqueeze(-1)
     probs = torch.softmax(logits / hot, -1)
-    if top_p is None:
-        cdf = probs.cumsum(-1)
-        token = _invert(cdf, uniform)
-    else:
+    token = _invert(probs.cumsum(-1), uniform)
+    if top_p is not None:
         ordered, index = torch.sort(probs, dim=-1, descending=True, stable=True)
         cdf = ordered.cumsum(-1)
         # the nucleus is the smallest set whose mass reaches top_p; the first token is always in it
         inside = (cdf - ordered) < top_p.unsqueeze(-1)
         cdf = torch.where(inside, ordered, torch.zeros_like(ordered)).cumsum(-1)
-        token = index.gather(-1, _invert(cdf, uniform).unsqueeze(-1)).squeeze(-1)
+        nucleus = index.gather(-1, _invert(cdf, uniform).unsqueeze(-1)).squeeze(-1)
+        token = torch.where(top_p < 1.0, nucleus, token)  # as it would draw without the others
     greedy = logits.argmax(-1)
     return torch.where(temperature <= 0, greedy, token)
 
