@@ -16,7 +16,7 @@ from hhchat.model.decode import Row
 from hhchat.model.trunk import Decoder, Rows
 from hhchat.types import Draw, Exchange, Message, ModelError, Sampling
 
-WORDS = "the cat sat on mat and ran home again to see you hello what is why how dog me".split()
+WORDS = ["the", "cat", "sat", "on", "mat", "and", "ran", "home", "again", "hello", "why", "dog"]
 
 
 def talk(i: int) -> tuple[Message, ...]:
@@ -25,7 +25,11 @@ def talk(i: int) -> tuple[Message, ...]:
     question = Message("user", " ".join(words))
     if i % 3:
         return (question,)
-    return (question, Message("assistant", "the cat"), Message("user", f"why {WORDS[i % 19]}"))
+    return (
+        question,
+        Message("assistant", "the cat"),
+        Message("user", f"why {WORDS[i % len(WORDS)]}"),
+    )
 
 
 def draw(i: int, **sampling: object) -> Draw:

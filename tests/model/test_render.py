@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hhchat.model.render import PLAIN_STOPS, Renderer
@@ -83,6 +83,17 @@ def test_a_reply_that_is_encoded_and_decoded_is_the_reply(renderer, text):
     except UnicodeEncodeError:
         return
     assert renderer.decode(renderer.reply(text)) == text.strip()
+
+
+@settings(max_examples=150, deadline=None)
+@given(typed)
+def test_what_was_shown_of_a_reply_is_never_taken_back(renderer, plain, text):
+    for made in (renderer, plain):
+        ids = made.reply(text)
+        whole = made.decode(ids)
+        for n in range(len(ids) + 1):
+            if not made.stopped(ids[:n]):
+                assert whole.startswith(made.partial(ids[:n]))
 
 
 def test_the_prompt_is_what_transformers_makes_of_the_same_messages(make_tiny, renderer):
