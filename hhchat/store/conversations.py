@@ -13,6 +13,7 @@ from hhchat.store.connection import Connection
 from hhchat.store.ids import new_id, now
 from hhchat.types import BadInput, Conversation, Generation, Message, Sampling, Turn
 
+PURGE_TURNS = 50_000
 TIP = "tip"  # add_turn's default: go on from the tip
 
 TURNS = f"""
@@ -240,11 +241,13 @@ class Conversations(Connection):
             id = self._conversation(conn, conversation_id)["id"]
             conn.execute(f"UPDATE conversation SET {column} = ? WHERE id = ?", [value, id])
 
-    def delete_conversation(self, id: str, purge: bool = True) -> None:
+    def delete_conversation(self, id: str, purge: bool | None = None) -> None:
         """Really delete a conversation: its turns, replies, comparisons and their words.
 
         What was learned from it in earlier runs stays learned, and backups made before keep it.
-        `purge=False` leaves overwriting its words in the search index to a later `purge()`.
+        `purge` overwrites its words in the search index too; that takes time with the size of the
+        history, so by default it is done at once up to 50,000 turns (under a second) and left to
+        a later `purge()` beyond, for which `purge_due` is then true.
         """
         with self.writing() as conn:
             id = self._conversation(conn, id)["id"]
@@ -283,7 +286,9 @@ class Conversations(Connection):
                 " AND NOT EXISTS (SELECT 1 FROM prompt WHERE context = context.id)"
             )
             conn.execute("DELETE FROM doomed")
-        if purge:
+            conn.execute("INSERT OR REPLACE INTO counted (name, n) VALUES ('purge_due', 1)")
+            (turns,) = conn.execute("SELECT n FROM counted WHERE name = 'turn'").fetchone()
+        if purge or (purge is None and turns <= PURGE_TURNS):
             self.purge()
 
     def keep_generations(self, turn_id: str, generations: Iterable[Generation]) -> list[Generation]:

@@ -156,6 +156,20 @@ def test_deleted_words_are_gone_from_the_disk(path, pick, store):
     assert store.check() == "ok"
 
 
+def test_words_whose_overwriting_was_put_off_are_overwritten_later(path, store, monkeypatch):
+    monkeypatch.setattr("hhchat.store.conversations.PURGE_TURNS", -1)
+    for i in range(30):
+        store.start_conversation(f"plugh number {i}")
+    for conversation in store.conversations():
+        store.delete_conversation(conversation.id)
+    assert store.purge_due
+    assert store.conversations("plugh") == []
+    store.purge()
+    assert not store.purge_due
+    assert not [f for f in path.parent.iterdir() if b"plugh" in f.read_bytes()]
+    assert store.check() == "ok"
+
+
 def test_deleting_one_conversation_leaves_its_twin(store, pick):
     a, turn_a = store.start_conversation("same words")
     _, turn_b = store.start_conversation("same words")

@@ -27,6 +27,21 @@ def test_a_run_says_how_it_ended(store):
         store.finish_run("nothing", "failed")
 
 
+def test_naming_what_does_not_exist_is_one_line(store):
+    for use in (
+        lambda: store.add_metrics("gone", [Metric("pm", 0, "loss", 1.0)]),
+        lambda: store.promote("base", run="gone"),
+        lambda: store.set_reply(store.start_conversation("hi")[1].id, "gone"),
+        lambda: store.undo("gone"),
+        lambda: store.turn("gone"),
+        lambda: store.keep_generations("gone", []),
+        lambda: store.delete_conversation("gone"),
+    ):
+        with pytest.raises(BadInput):
+            use()
+    assert store.promotions() == []
+
+
 def test_readings_come_back_even_when_they_are_not_numbers(store):
     assert list(store.metrics()) == []
     run = store.start_run(("pm",), 0, "starter")
