@@ -138,14 +138,16 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
-    def get(self, name: str) -> Tensor:
-        """The tensor `name`. Raises ModelError naming it when it is missing."""
+    def get(self, name: str, shape: tuple[int, int] | None = None) -> Tensor:
+        """The tensor `name`. Raises ModelError naming it when it is missing or of another shape."""
         if name not in self._where:
             raise ModelError(f"weights of {self.folder.name} lack {name}")
         from safetensors import safe_open
 
         with safe_open(str(self._where[name]), framework="pt") as opened:
             tensor: Tensor = opened.get_tensor(name)
+        if shape is not None and tensor.shape != shape:
+            raise ModelError(f"{name} is {tuple(tensor.shape)}, but config.json says {shape}")
         return tensor
 
     def find(self, *names: str) -> Tensor | None:
@@ -219,8 +221,9 @@ def load_layer(
     linears: dict[str, Weight] = {}
     for linear in LINEARS:
         rows, biases = [], []
+        columns = {"o": spec.heads * spec.head_dim, "down": spec.inter}.get(linear, spec.hidden)
         for part in spec.parts_of(linear):
-            weight = place(checkpoint.get(f"{base}{part.name}.weight"))
+            weight = place(checkpoint.get(f"{base}{part.name}.weight", (part.rows, columns)))
             bias = checkpoint.find(f"{base}{part.name}.bias")
             bias = None if bias is None else place(bias)
             if part.heads:
