@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hhchat.protocols import Objective
 
 
-@dataclass(frozen=True)
+@dataclass
 class Question:
     """A question without a reward term of its own."""
 
@@ -40,7 +40,7 @@ QUESTIONS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Brevity:
     """Shorter is better, by the logarithm so that ten words off a hundred weigh as one off ten."""
 
