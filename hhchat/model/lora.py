@@ -125,6 +125,13 @@ def load_adapter(spec: Spec, folder: Path) -> Adapter:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter {folder.name} is missing or half written: {error}") from None
+    other = [
+        k for k in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(k)
+    ]
+    if config.get("peft_type", "LORA") != "LORA":
+        other.append("peft_type")
+    if other:
+        raise ModelError(f"adapter {folder.name} is not plain LoRA: it sets {', '.join(other)}")
     return _from_peft(spec, tensors, rank, alpha, folder.name)
 
 
@@ -133,6 +140,7 @@ def _from_peft(
 ) -> Adapter:
     pieces: dict[tuple[Linear, int], list[tuple[Tensor | None, Tensor | None, int]]] = {}
     shared = True
+    left = set(tensors)
     for layer in range(spec.layers):
         for linear in LINEARS:
             found: list[tuple[Tensor | None, Tensor | None, int]] = []
@@ -140,6 +148,7 @@ def _from_peft(
                 base = f"base_model.model.{spec.prefix}layers.{layer}.{part.name}"
                 a = tensors.get(f"{base}.lora_A.weight")
                 b = tensors.get(f"{base}.lora_B.weight")
+                left -= {f"{base}.lora_A.weight", f"{base}.lora_B.weight"}
                 if b is not None and part.heads:
                     b = unfold_heads(b, part.heads)
                 found.append((a, b, part.rows))
@@ -148,6 +157,11 @@ def _from_peft(
                 a is not None and first is not None and a.equal(first) for a, _, _ in found
             )
             pieces[linear, layer] = found
+    if left:
+        raise ModelError(
+            f"adapter {name} was trained on another base model, or on parts of it that hhchat does"
+            f" not adapt: {min(left)}"
+        )
     # A foreign adapter trains each matrix's own A: lay them side by side, B block-diagonal.
     widest = 1 if shared else max(len(found) for found in pieces.values())
     adapter = Adapter(spec, rank * widest, alpha * widest)

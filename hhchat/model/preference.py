@@ -73,16 +73,16 @@ def judged(model: Model, messages: Sequence[Message], replies: Sequence[list[int
             break
         kept = fewer
         prompt = model.render.prompt(kept)
-    return Judged(prompt, [r[: model.spec.max_positions - 2] for r in replies])
+    longest = model.spec.max_positions - 2  # one token of the prompt and the end of context
+    return Judged(prompt, [r if len(r) <= longest else [*r[: longest - 1], r[-1]] for r in replies])
 
 
 def reply_ids(model: Model, reply: Generation | str) -> list[int]:
     """Ids of a reply with its end token: a cut reply is scored on a copy that ends (trap 7).
 
     The sampled ids are used where this base sampled them, else the text is encoded."""
-    if not isinstance(reply, str) and reply.token_ids and reply.base == model.identity:
-        ids = list(reply.token_ids)
-    else:
+    ids = [] if isinstance(reply, str) or reply.base != model.identity else list(reply.token_ids)
+    if not ids or model.render.stopped(ids):  # a plain format's turn mark is not of the reply
         ids = model.render.reply(reply if isinstance(reply, str) else reply.text)
     while ids and ids[-1] in model.render.end_ids:
         ids.pop()
@@ -223,6 +223,11 @@ class PreferenceModel:
 
         try:
             content = json.loads((folder / "pm.json").read_text())
+            if content["base"] != model.identity:
+                raise ModelError(
+                    f"preference model {folder} is of another base: {content['base']}, and this is"
+                    f" {model.identity}"
+                )
             tensors = load_file(str(folder / "head.safetensors"))
             anchor = (float(content["anchor_mean"]), float(content["anchor_sd"]))
             adapter = load_adapter(model.spec, folder)

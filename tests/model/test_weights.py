@@ -191,12 +191,12 @@ def test_a_missing_tensor_shard_or_shape_is_named(tiny, tmp_path):
     tensors = load_file(str(folder / "model.safetensors"))
     name = "model.layers.1.mlp.up_proj.weight"
     save_file({k: v for k, v in tensors.items() if k != name}, str(folder / "model.safetensors"))
-    with pytest.raises(ModelError, match="lack model.layers.1.mlp.up_proj.weight"):
+    with pytest.raises(ModelError, match=r"lack model\.layers\.1\.mlp\.up_proj"):
         load_model(str(folder))
     save_file({**tensors, name: tensors[name][:-1].clone()}, str(folder / "model.safetensors"))
     with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.up_proj\.weight is"):
         load_model(str(folder))
-    index = {"weight_map": {k: "model-00001.safetensors" for k in tensors}}
+    index = {"weight_map": dict.fromkeys(tensors, "model-00001.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="half there: model-00001"):
         load_model(str(folder))
