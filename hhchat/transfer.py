@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from hhchat.jsonlines import BadLine
 from hhchat.store import Store
 from hhchat.types import BadInput, Comparison, Generation, nearest
 
-BATCH = 200  # pairs a transaction: about 30 ms, so that a chat's pick is not kept waiting
+BATCH = 50  # pairs a transaction: about 10 ms, so that a chat's pick is not kept waiting
+PAUSE = 0.004  # seconds between two, for that pick to get in
 
 
 @dataclass
@@ -94,6 +96,8 @@ def _add(store: Store, file: IO[bytes], format: str, mode: str, strict: bool) ->
         with store.writing():
             for number, found in batch:
                 _add_line(store, report, number, found, mode)
+        if more:
+            time.sleep(PAUSE)
     return report
 
 

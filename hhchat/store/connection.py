@@ -74,8 +74,10 @@ class Connection:
 
     def _connect(self) -> sqlite3.Connection:
         if self.read_only:
+            # on a read-only disk WAL has no place for its -shm file, and nobody can write anyway
+            fixed = not os.access(self.path.parent, os.W_OK) and not self._wal().exists()
             conn = sqlite3.connect(
-                self.path.as_uri() + "?mode=ro",
+                self.path.as_uri() + ("?immutable=1" if fixed else "?mode=ro"),
                 uri=True,
                 timeout=BUSY_SECONDS,
                 isolation_level=None,
@@ -111,13 +113,15 @@ class Connection:
             return
         if not head.startswith(MAGIC):
             raise StoreError(self._damaged("it is not an SQLite file"))
-        wal = self.path.with_name(self.path.name + "-wal")
         page = int.from_bytes(head[16:18], "big")
         pages = int.from_bytes(head[28:32], "big")
         counted = head[24:28] == head[92:96]  # else the page count is of an older time
         # with a -wal file the last pages may still be on their way
-        if counted and size < pages * (page if page != 1 else 65536) and not wal.exists():
+        if counted and size < pages * (page if page != 1 else 65536) and not self._wal().exists():
             raise StoreError(self._damaged("it is cut short"))
+
+    def _wal(self) -> Path:
+        return self.path.with_name(self.path.name + "-wal")
 
     def _enable_wal(self) -> None:
         """Switch a new file to WAL; retried, as the busy timeout does not cover this switch."""
@@ -159,10 +163,11 @@ class Connection:
         with self._in_words():
             conn = self.conn
             if conn.in_transaction:
-                begin, commit, undo = "SAVEPOINT part", "RELEASE part", "ROLLBACK TO part"
+                commit, undo = "RELEASE part", "ROLLBACK TO part"
+                conn.execute("SAVEPOINT part")
             else:
-                begin, commit, undo = "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"
-            conn.execute(begin)
+                commit, undo = "COMMIT", "ROLLBACK"
+                self._lock(conn)
             try:
                 yield conn
                 conn.execute(commit)
@@ -176,6 +181,26 @@ class Connection:
                 if self._later and not conn.in_transaction:
                     self._later = False
                     conn.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
+
+    def _lock(self, conn: sqlite3.Connection) -> None:
+        """Begin a write transaction, asking for the lock each millisecond.
+
+        SQLite's own waiting sleeps up to 100 ms between two tries, and so keeps missing the gaps
+        that an import leaves: a pick was seen to wait for 3.6 s.
+        """
+        deadline = time.monotonic() + BUSY_SECONDS
+        conn.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    conn.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(0.001)
+        finally:
+            conn.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
     def checkpoint_later(self) -> None:
         """Let the next commit leave copying the -wal file into the database to the one after.

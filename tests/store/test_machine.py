@@ -149,7 +149,7 @@ class Chatting(RuleBasedStateMachine):
 
 TestChatting = Chatting.TestCase
 TestChatting.settings = settings(
-    max_examples=40,
+    max_examples=25,
     stateful_step_count=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -45,6 +45,19 @@ with Store(path) as store:
         n += 1
 """
 )
+IMPORTS = (
+    PRELUDE
+    + """
+import io, json
+from hhchat.transfer import import_pairs
+ready()
+pairs = ({"prompt": str(i), "chosen": f"good {i}", "rejected": "bad"} for i in range(2000))
+lines = "\\n".join(map(json.dumps, pairs)).encode()
+with Store(path) as store:
+    report = import_pairs(store, io.BytesIO(lines))
+print(report.added, len(report.bad))
+"""
+)
 READS = (
     PRELUDE
     + """
@@ -101,18 +114,22 @@ def test_four_starting_at_once_on_a_new_database_all_start(path, round):
     assert not list(path.parent.glob("*.backup-*"))
 
 
-def test_two_chats_and_a_reader_meet_no_lock(path):
+def test_two_chats_an_import_and_a_reader_meet_no_lock_and_lose_no_row(path):
     Store(path).close()
     writers = [start(PICKS, path, name, 2) for name in "ab"]
     reader = start(READS, path, "r", 2.2)
-    go(*writers, reader)
+    importer = start(IMPORTS, path)
+    go(*writers, reader, importer)
     saved = sorted(id for process in writers for id in finish(process))
     last = finish(reader)[-1]
+    assert finish(importer) == ["2000", "0"]
     with Store(path) as store:
         kept = [c.id for c in store.comparisons()]
-        assert kept == saved
+        assert kept == sorted(kept)
+        assert [c.id for c in store.comparisons(source="model")] == saved
+        assert len(kept) == len(saved) + 2000
+        assert last in kept
         assert store.check() == "ok"
-    assert last in saved
 
 
 def test_a_pick_shown_as_saved_survives_a_kill_at_any_moment(path):
@@ -121,12 +138,13 @@ def test_a_pick_shown_as_saved_survives_a_kill_at_any_moment(path):
     for attempt in range(20):
         process = start(PICKS, path, f"chat{attempt}", 30)
         go(process)
-        time.sleep(0.005 + 0.004 * attempt)
+        shown += [process.stdout.readline().strip() for _ in range(1 + attempt % 3)]
+        time.sleep(0.0007 * attempt)  # into whatever it is writing next
         process.send_signal(signal.SIGKILL)
         out, _ = process.communicate()
         complete = out[: out.rfind("\n") + 1]
         shown += complete.split()
-    assert len(shown) > 20
+    assert len(shown) >= 39
     with Store(path) as store:
         kept = {c.id for c in store.comparisons()}
         assert kept >= set(shown)

@@ -255,6 +255,20 @@ def test_a_pick_that_does_not_fit_the_disk_can_be_made_again(store):
     assert store.check() == "ok"
 
 
+def test_a_lock_that_is_never_given_back_is_one_line(path, store, monkeypatch):
+    monkeypatch.setattr("hhchat.store.connection.BUSY_SECONDS", 0.1)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="locked") as error:
+        store.record(PAIR)
+    line(error)
+    assert store.usable() == []  # reading never waits
+    other.execute("COMMIT")
+    other.close()
+    recorded = store.record(PAIR)
+    assert store.usable() == [recorded]
+
+
 def test_a_folder_that_cannot_be_made_is_one_line():
     with pytest.raises(StoreError, match="cannot make the folder") as error:
         Store(Path("/proc/nowhere/hhchat.db"))
