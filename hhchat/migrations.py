@@ -10,11 +10,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from hhchat._sqlite_utils import Migrations
-
 SET = "hhchat"
-STEPS: list[str] = []  # names, in order
-migrations: Any = Migrations(SET)
+STEPS: list[Callable[[Any], None]] = []  # in order
 
 # "hhch": lets `file` and a reader tell whose database it is
 APPLICATION_ID = 0x68686368
@@ -243,9 +240,12 @@ SEARCH = (
 
 def step(function: Callable[[Any], None]) -> Callable[[Any], None]:
     """Put a migration at the end of the list."""
-    STEPS.append(function.__name__)
-    migrations()(function)
+    STEPS.append(function)
     return function
+
+
+def _names() -> list[str]:
+    return [function.__name__ for function in STEPS]
 
 
 @step
@@ -280,10 +280,10 @@ def pending(conn: sqlite3.Connection) -> list[str] | None:
     had = applied(conn)
     if had is None:
         return None
-    strange = [name for name in had if name not in STEPS]
+    strange = [name for name in had if name not in _names()]
     if strange:
         raise Newer(strange[-1])
-    return [name for name in STEPS if name not in had]
+    return [name for name in _names() if name not in had]
 
 
 def upgrade(db: Any, backup: Callable[[int], None]) -> bool:
@@ -293,6 +293,8 @@ def upgrade(db: Any, backup: Callable[[int], None]) -> bool:
     new. Four processes starting at once wait here: taking the lock before looking is what keeps
     them from creating the same table twice.
     """
+    from hhchat._sqlite_utils import Migrations
+
     conn: sqlite3.Connection = db.conn
     conn.execute("BEGIN IMMEDIATE")
     try:
@@ -301,7 +303,10 @@ def upgrade(db: Any, backup: Callable[[int], None]) -> bool:
             had = applied(conn)
             if had:
                 backup(len(had))
-            migrations.apply(db)
+            ours = Migrations(SET)
+            for function in STEPS:
+                ours()(function)
+            ours.apply(db)
             conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         conn.execute("COMMIT")
     except BaseException:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from hhchat import migrations, paths
-from hhchat._sqlite_utils import Database
 from hhchat.types import BadInput, StoreError
 
 BUSY_SECONDS = 15.0  # longer than any write transaction lasts; see docs of `writing`
 MAGIC = b"SQLite format 3\x00"
 CHECKPOINT = 1000  # pages in the -wal file after which a commit copies them to the database
 HEADER = 100  # bytes, the database header of the SQLite file format
+
+_open_files: Counter[Path] = Counter()  # connections of this process, by file
+_open_lock = threading.Lock()
 
 
 class Connection:
@@ -38,6 +43,7 @@ class Connection:
         self.read_only = read_only
         self._conn: sqlite3.Connection | None = None
         self._later = False
+        self._registered: Path | None = None
         try:
             with self._in_words():
                 self._open()
@@ -52,9 +58,8 @@ class Connection:
         else:
             paths.ensure(self.path.parent)
             self._private()
-        self._check_header()
+        self._register()
         self._conn = self._connect()
-        self.db: Any = Database(self._conn, execute_plugins=False)
         try:
             todo = migrations.pending(self._conn)
         except migrations.Newer as newer:
@@ -104,6 +109,19 @@ class Connection:
         else:
             os.close(handle)
 
+    def _register(self) -> None:
+        """Check the file, unless this process has it open.
+
+        To close any descriptor of a file drops all locks that the process has on it: reading the
+        header beside an open connection would let another process delete a -wal file in use.
+        """
+        path = self.path.resolve()
+        with _open_lock:
+            if not _open_files[path]:
+                self._check_header()
+            _open_files[path] += 1
+        self._registered = path
+
     def _check_header(self) -> None:
         """Refuse a file that is not SQLite before SQLite can touch it."""
         with self.path.open("rb") as file:
@@ -142,6 +160,17 @@ class Connection:
         if self._conn is None:
             raise StoreError("the database is closed")
         return self._conn
+
+    @functools.cached_property
+    def db(self) -> Any:
+        """The same connection as a sqlite_utils Database.
+
+        Imported when it is first asked for, such as by an upgrade: that takes longer than all
+        else that an ordinary start does with the store.
+        """
+        from hhchat._sqlite_utils import Database
+
+        return Database(self.conn, recursive_triggers=False, execute_plugins=False)
 
     # -- transactions ------------------------------------------------------------------------
 
@@ -329,6 +358,10 @@ class Connection:
         if self._conn is not None:
             self._conn.close()
             self._conn = None
+        if self._registered is not None:
+            with _open_lock:
+                _open_files[self._registered] -= 1
+            self._registered = None
 
     def __enter__(self) -> Self:
         return self

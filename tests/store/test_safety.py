@@ -84,8 +84,7 @@ def next_version() -> Iterator[None]:
 
     migrations.step(m999_one_more)
     yield m999_one_more
-    migrations.STEPS.remove("m999_one_more")
-    del migrations.migrations._migrations[-1]
+    migrations.STEPS.remove(m999_one_more)
 
 
 def test_an_upgrade_backs_up_first_and_keeps_everything(path, request):
@@ -308,6 +307,23 @@ def test_looking_at_nothing_makes_nothing(path):
     assert not path.parent.exists()
 
 
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="shows locks on Linux only")
+def test_a_second_store_does_not_drop_the_locks_of_the_first(path, store):
+    store.record(PAIR)
+
+    def locks() -> int:
+        inode = f":{path.stat().st_ino} "
+        return sum(inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+    held = locks()
+    assert held
+    with pytest.raises(StoreError), Store(path.parent):
+        pass
+    with Store(path), Store(path, read_only=True):
+        assert locks() >= held
+    assert locks() == held
+
+
 def test_a_closed_store_says_so(store):
     store.close()
     store.close()
@@ -334,8 +350,11 @@ def test_the_wrong_thread_is_a_mistake_not_a_lost_pick(store):
 LIGHT = """
 import sys, threading
 import hhchat.store, hhchat.transfer, hhchat.paths
-heavy = {"numpy", "pandas", "torch", "textual", "transformers"} & set(sys.modules)
-assert not heavy, heavy
+heavy = {"numpy", "pandas", "torch", "textual", "transformers", "sqlite_utils"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+import hhchat._sqlite_utils
+heavy.remove("sqlite_utils")
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
 import numpy
 assert numpy.ones(2).sum() == 2
 """
@@ -350,7 +369,7 @@ def load():
         failed.append(error)
 threads = [threading.Thread(target=load) for _ in range(4)]
 for t in threads: t.start()
-import hhchat.store
+import hhchat._sqlite_utils
 for t in threads: t.join()
 assert not failed, failed
 """
