@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -152,16 +151,20 @@ def test_its_question_heads_the_chat(scratch: Path, home: Path) -> None:
 def test_its_term_is_in_a_runs_metrics(stranger: Run, home: Path) -> None:
     home.mkdir()
     (home / "config.toml").write_text(
-        "[train]\neval_prompts = 8\n[chat]\nmax_new_tokens = 24\n"
-        "[ppo]\nupdates = 1\n[weights]\nwarmth = 0.5\n"
+        "[train]\neval_prompts = 8\nmin_comparisons = 5\n[chat]\nmax_new_tokens = 24\n"
+        "[pm]\nhalves = false\nanchors = 8\n"
+        "[ppo]\nupdates = 1\nbatch = 8\nepochs = 1\nevaluate = 8\nmax_new_tokens = 24\n"
+        "[weights]\nwarmth = 0.5\n"
     )
-    stranger("simulate", "--user", "helpful", "--picks", "40", load="warmth").ok()
+    stranger("simulate", "--user", "helpful", "--picks", "12", load="warmth").ok()
     [pick] = stranger("prefs", "list", "--n", "1", "--json", load="").ok().lines
     assert pick["question"] == "Which reply is warmer?"
     ran = stranger("train", "--json", load="warmth")
     assert ran.code in (0, 3), ran.err
     metrics = {(e["stage"], e["name"]) for e in ran.lines if e["event"] == "metric"}
     assert ("ppo", "reward_warmth") in metrics
-    [run, *_] = stranger("runs", "--json", load="").ok().lines
-    shown = json.loads(stranger("runs", "show", run["id"], "--json", load="").ok().out)
+    run = ran.lines[-1]["run"]
+    assert ran.lines[-1]["event"] == "end"
+    [shown] = stranger("runs", "show", run["id"], "--json", load="").ok().lines
+    assert shown["state"] == run["state"]
     assert "reward_warmth" in shown["metrics"]["ppo"]
