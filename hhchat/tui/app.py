@@ -15,7 +15,7 @@ from hhchat.session import Session
 from hhchat.store import Store
 from hhchat.tui import pump
 from hhchat.tui.chat import ChatScreen
-from hhchat.tui.setup import Counter, Progress, Setup, remembered
+from hhchat.tui.setup import Progress, Setup, remembered
 from hhchat.tui.themes import THEMES
 from hhchat.types import HhchatError
 
@@ -86,12 +86,19 @@ class ChatApp(App[None]):
         assert self.chat is not None
         self.loader = pump.Loader(self.setup.engine_factory, self.chat.post_message)
         self.loader.start()
-        Counter(self.setup.store_path, self.chat.post_message).start()
+        # Not in a thread: a second connection of one process would be one too many for SQLite's
+        # locks whenever anything in this process opens and closes the file by itself.
+        with suppress(HhchatError):  # only a count: the chat goes on without it
+            self.chat.progress.count(self.store)
 
     def on_unmount(self) -> None:
         if self.chat is not None:
             self.chat.abandon()
         self._release_signals()
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """For themes that do not know our one variable: a grey that shows on any ground."""
+        return {"frame": "#7f7f7f"}
 
     # Leaving ---------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from hhchat.tui.help import Help
 from hhchat.tui.judging import Judging
 from hhchat.tui.keys import Stage, bindings
 from hhchat.tui.pane import ReplyPane
-from hhchat.tui.setup import Counted, remember
+from hhchat.tui.setup import remember
 from hhchat.tui.welcome import Welcome
 from hhchat.types import HhchatError, Side
 
@@ -44,9 +44,6 @@ class ChatScreen(Judging):
         conversation = self.session.conversation
         remember(self.chat_app.setup.store_path, conversation.id if conversation else None)
 
-    def on_counted(self, message: Counted) -> None:
-        self.progress.counted(message)
-
     # Writing ---------------------------------------------------------------------------------
 
     async def on_composer_sent(self, message: Composer.Sent) -> None:
@@ -66,7 +63,8 @@ class ChatScreen(Judging):
         except HhchatError as error:
             self.oops(error)  # the text stays in the box
             return
-        self.composer.clear()
+        # What was typed since Enter stays for the next message.
+        self.composer.load_text(self.composer.text.removeprefix(message.text))
         self.say("")
         self.remember()
         await self.log_view.say(turn.user)

@@ -19,6 +19,7 @@ class Composer(TextArea):
         Binding("ctrl+j", "newline", "new line", show=False),
         Binding("ctrl+z", "undo_here", "undo", show=False, priority=True),
         Binding("ctrl+e", "edit_here", "edit last", show=False, priority=True),
+        Binding("ctrl+y", "copy_here", "copy reply", show=False, priority=True),
     ]
 
     class Sent(Message):
@@ -90,3 +91,10 @@ class Composer(TextArea):
             self.action_cursor_line_end()
         else:
             await self.run_action("screen.edit_last")
+
+    async def action_copy_here(self) -> None:
+        """Redo typing; in an empty box, copy the last reply."""
+        if self.text:
+            self.redo()
+        else:
+            await self.run_action("screen.copy_reply")

@@ -101,9 +101,9 @@ class Judging(ChatTable):
         turn = self.session.turn
         assert turn is not None
         assert turn.reply is not None
-        await self.log_view.reply(turn.reply.text, f"{verdict(done)} · {reveal(last.pair)}")
         self.say(saved, "good")
-        self.enter(Stage.READY)
+        self.enter(Stage.READY)  # first: what is typed from now on is the next message
+        await self.log_view.reply(turn.reply.text, f"{verdict(done)} · {reveal(last.pair)}")
 
     async def try_again(self) -> None:
         if self.stage is not Stage.UNSAVED:

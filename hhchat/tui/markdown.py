@@ -87,7 +87,8 @@ def _piece(piece: Piece, width: int, console: Console, colours: Palette) -> list
                 del _kept[old]
         try:
             with console.use_theme(_theme(colours)):
-                _kept[key] = _strips(_markdown(piece.text, colours), width, console)
+                drawn = _strips(_markdown(piece.text, colours), width, console)
+            _kept[key] = _trimmed(drawn)
         except Exception:
             # A renderer's bug on hostile text must not close the app: show the text itself.
             _kept[key] = plain(piece.text, width, console)
@@ -98,6 +99,21 @@ def _strips(renderable: RenderableType, width: int, console: Console) -> list[St
     options = console.options.update(width=width, height=None, highlight=False)
     rows = console.render_lines(renderable, options, pad=True)
     return [Strip(row, cell_length=sum(cell_len(s.text) for s in row)) for row in rows]
+
+
+def _trimmed(strips: list[Strip]) -> list[Strip]:
+    """Without the empty lines that Rich puts around some blocks: the gaps are ours."""
+    start, end = 0, len(strips)
+    while start < end and _empty(strips[start]):
+        start += 1
+    while end > start and _empty(strips[end - 1]):
+        end -= 1
+    return strips[start:end]
+
+
+def _empty(strip: Strip) -> bool:
+    """Nothing to see: an empty line of code has a ground, and stays."""
+    return not strip.text.strip() and not any(s.style and s.style.bgcolor for s in strip)
 
 
 @lru_cache(maxsize=8)

@@ -37,7 +37,7 @@ class ReplyPane(VerticalScroll, can_focus=False):
 
     def on_mount(self) -> None:
         arrow = ARROW[self.side]
-        words = f" {arrow} {self.side} " if self.side == "left" else f" {self.side} {arrow} "
+        words = f"{arrow} {self.side}" if self.side == "left" else f"{self.side} {arrow}"
         self.border_title = Content(words)
         self.border_subtitle = Content("")
 
@@ -60,8 +60,8 @@ class ReplyPane(VerticalScroll, can_focus=False):
         self.empty.display = not text.strip()
         if not text.strip():
             self.empty.update(Content("(an empty reply)"))
-        note = " stopped here · " if cut else " "
-        self.border_subtitle = Content(f"{note}{KEYS[self.side]} ")
+        note = "stopped here · " if cut else ""
+        self.border_subtitle = Content(f"{note}{KEYS[self.side]}")
 
     def on_click(self, event: object) -> None:
         if getattr(event, "chain", 1) == 2:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from textual.message import Message
-
 from hhchat.config import Config
 from hhchat.protocols import Engine, Objective
 from hhchat.session import SessionPlugins
 from hhchat.store import Store
-from hhchat.tui.pump import Post, deliver
-from hhchat.types import Comparison, HhchatError, Sampling
+from hhchat.types import Comparison, Sampling
 
 LATELY = "open-conversation"  # a file beside the database
 
@@ -46,14 +42,6 @@ class Setup:
         return Sampling(chat.temperature, chat.top_p, chat.max_new_tokens, chat.best_of)
 
 
-@dataclass
-class Counted(Message):
-    """How many comparisons there are, and how many of them training can use."""
-
-    total: int
-    usable: int
-
-
 def remember(store_path: Path, conversation: str | None) -> None:
     """Keep the id of the open conversation beside the store; a failure only costs convenience."""
     note = store_path.with_name(LATELY)
@@ -74,23 +62,6 @@ def remembered(store_path: Path) -> str | None:
         return None
 
 
-class Counter(threading.Thread):
-    """Counts in its own connection: with a million comparisons it takes a while."""
-
-    def __init__(self, path: Path, post: Post) -> None:
-        super().__init__(name="hhchat-count", daemon=True)
-        self._path, self._post = path, post
-
-    def run(self) -> None:
-        try:
-            with Store(self._path, read_only=True) as store:
-                stats = store.stats()
-        except HhchatError:
-            return  # only a count: the chat goes on without it
-        train = stats["by_split"].get("train", 0)
-        deliver(self._post, Counted(stats["comparisons"], train))
-
-
 @dataclass
 class Progress:
     """Counts kept up to date pick by pick, in words."""
@@ -98,11 +69,13 @@ class Progress:
     needed: int
     total: int = 0
     usable: int = 0
-    known: bool = False  # the first count has come back
+    known: bool = False  # the store has been asked
 
-    def counted(self, message: Counted) -> None:
-        self.total += message.total
-        self.usable += message.usable
+    def count(self, store: Store) -> None:
+        """Start from what the store counts (it keeps the counts: this takes no time)."""
+        stats = store.stats()
+        self.total = stats["comparisons"]
+        self.usable = stats["by_split"].get("train", 0)
         self.known = True
 
     def add(self, comparisons: Sequence[Comparison], sign: int = 1) -> None:

@@ -86,8 +86,8 @@ class ChatTable(Screen[None]):
         self.top.show_mode(self.session.mode)
         conversation = self.session.conversation
         self.top.show_title(conversation.title if conversation else "")
-        if self.app.screen is self:
-            (self.composer if typing else self.pair_view).focus(scroll_visible=False)
+        # At once, not by a message: a key typed right now must reach the right widget.
+        self.set_focus(self.composer if typing else self.pair_view, scroll_visible=False)
         self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

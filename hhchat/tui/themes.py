@@ -17,6 +17,7 @@ DARK = Theme(
     surface="#1b1f25",
     panel="#242a32",
     dark=True,
+    variables={"frame": "#4a525e"},
 )
 LIGHT = Theme(
     name="hhchat-light",
@@ -31,5 +32,6 @@ LIGHT = Theme(
     surface="#f2f0eb",
     panel="#e6e3dc",
     dark=False,
+    variables={"frame": "#b9b4a8"},
 )
 THEMES = (DARK, LIGHT)

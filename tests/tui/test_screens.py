@@ -1,0 +1,255 @@
+"""Help, conversations, palette, mouse: every way about the app."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hhchat.tui.conversations import Conversations
+from hhchat.tui.help import Help
+from hhchat.tui.keys import KEYS, Stage, bindings, hints, live
+from hhchat.types import Generation
+
+Desk = Callable[..., Any]
+
+
+async def chatted(d: Any, *texts: str) -> None:
+    for text in texts:
+        await d.send(text)
+        await d.press("left")
+        await d.stage(Stage.READY)
+
+
+def test_every_key_of_the_map_is_bound_and_every_stage_has_its_hints() -> None:
+    bound = {b.key for b in bindings()}
+    for key in KEYS:
+        if key.action not in ("send", "newline", "command_palette"):
+            assert set(key.keys.split(",")) <= bound, key
+    for stage in Stage:
+        assert {"help", "quit"} <= {key.action for key in hints(stage)}
+    assert not live("tie", Stage.READY)
+
+
+async def test_the_question_mark_opens_the_whole_map(desk: Desk) -> None:
+    async with desk(size=(100, 50)) as d:
+        await d.press("question_mark")
+        assert isinstance(d.app.screen, Help)
+        text = d.screen_text()
+        assert "both bad" in text.lower() or "Neither will do" in text
+        await d.press("escape")
+        assert d.app.screen is d.chat
+        await d.press("x", "question_mark")
+        assert d.chat.composer.text == "x?"
+        await d.press("f1")
+        assert isinstance(d.app.screen, Help)
+
+
+async def test_a_newcomer_is_told_that_the_starter_is_a_toy(desk: Desk) -> None:
+    for size in ((60, 18), (80, 24), (120, 40)):
+        async with desk(size=size) as d:
+            d.chat.log_view.scroll_home(animate=False)
+            text = " ".join(d.screen_text().split())
+            assert "Say something." in text
+            if size[1] > 18:
+                assert "a toy" in text
+                assert "hhchat chat --model PATH_OR_HUB_ID" in text
+
+
+async def test_what_the_keys_do_is_on_screen_in_every_size(desk: Desk) -> None:
+    for size in ((60, 18), (80, 24), (120, 40)):
+        async with desk(size=size) as d:
+            await d.press("ctrl+n")
+            await d.send("hello")
+            text = d.screen_text()
+            for words in (
+                "left",
+                "right",
+                "how much",
+                "tie",
+                "both bad",
+                "skip",
+                "write own",
+                "help",
+            ):
+                assert words in text, (size, words)
+
+
+async def test_a_conversation_is_found_opened_renamed_and_deleted(desk: Desk) -> None:
+    async with desk() as d:
+        await chatted(d, "the colour of the sea")
+        await d.press("ctrl+n")
+        assert d.chat.session.conversation is None
+        await chatted(d, "bread and butter")
+        await d.press("ctrl+o")
+        await d.type("colour")
+        await d.until(lambda: len(d.app.screen._found) == 1)
+        await d.press("enter")
+        await d.until(lambda: d.app.screen is d.chat)
+        assert d.chat.session.messages[0].content == "the colour of the sea"
+        assert "the colour of the sea" in d.screen_text()
+
+        await d.press("ctrl+o")
+        await d.type("bread")
+        await d.press("ctrl+t")
+        await d.type(" (renamed)")
+        await d.press("enter")
+        await d.until(lambda: isinstance(d.app.screen, Conversations))
+        assert any("(renamed)" in c.title for c in d.store.conversations())
+
+        await d.press("ctrl+d", "n")
+        assert len(d.store.conversations()) == 2
+        await d.press("ctrl+d", "y")
+        await d.until(lambda: len(d.store.conversations()) == 1)
+        assert d.rows("SELECT id FROM turn WHERE user LIKE '%bread%'") == []
+
+
+async def test_deleting_the_open_conversation_leaves_an_empty_one(desk: Desk) -> None:
+    async with desk() as d:
+        await chatted(d, "secret")
+        await d.press("ctrl+o", "ctrl+d", "y")
+        await d.until(lambda: d.store.conversations() == [])
+        await d.press("escape")
+        await d.until(lambda: d.chat.session.conversation is None)
+        assert "secret" not in d.screen_text()
+
+
+@pytest.mark.parametrize("kind", ["md", "json"])
+async def test_a_conversation_is_exported_and_no_file_is_replaced(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with desk() as d:
+        await chatted(d, "export me")
+        for _ in range(2):
+            await d.press("ctrl+o", "ctrl+x")
+            await d.press(*(["down"] if kind == "json" else []), "enter")
+            await d.press("enter")
+            await d.until(lambda: isinstance(d.app.screen, Conversations))
+            await d.press("escape")
+        [path] = tmp_path.glob(f"hhchat-*.{kind}")
+        text = path.read_text(encoding="utf-8")
+        assert "export me" in text
+        if kind == "json":
+            assert len(json.loads(text)["comparisons"]) == 1
+
+
+async def test_a_branch_leaves_from_an_earlier_turn(desk: Desk) -> None:
+    async with desk() as d:
+        await chatted(d, "one", "two")
+        d.chat.action_branch()
+        await d.pilot.pause()
+        await d.press("enter")
+        await d.type("another two")
+        await d.press("enter")
+        await d.stage(Stage.CHOOSING)
+        assert [t.user for t in d.chat.session.history()] == ["one", "another two"]
+
+
+async def test_another_mode_is_another_conversation(desk: Desk) -> None:
+    async with desk() as d:
+        await chatted(d, "hello")
+        d.chat.action_mode()
+        await d.pilot.pause()
+        await d.press("down", "enter")
+        await d.until(lambda: d.chat.session.mode == "redteam-best")
+        await d.send("hm")
+        assert "Which reply would you rather have received?" in d.screen_text()
+        assert [c.mode for c in d.store.conversations()] == ["redteam-best", "helpful"]
+
+
+class Kind:
+    name = "kind"
+    question = "Which reply is kinder? [/INST]"
+
+    def score(self, exchanges: object) -> list[float]:
+        return []
+
+
+async def test_a_plugins_question_heads_the_chat(desk: Desk) -> None:
+    async with desk(objectives=[Kind()], mode="kind") as d:
+        await d.send("hello")
+        assert "Which reply is kinder? [/INST]" in d.screen_text()
+
+
+async def test_it_works_with_the_mouse(desk: Desk) -> None:
+    async with desk() as d:
+        await d.send("hello")
+        scale = d.chat.pair_view.scale
+        row = "".join(strip.text for strip in scale.render_lines(scale.size.region))
+        await d.pilot.click("#scale", offset=(row.index(" 7 ") + 1, 0))
+        await d.stage(Stage.READY)
+        assert d.rows("SELECT position FROM comparison") == [{"position": 7}]
+        bar = d.chat.hint_bar
+        row = bar.render_lines(bar.size.region)[0].text
+        x = row.index("undo pick") + bar.styles.padding.left
+        await d.pilot.click("#hints", offset=(x + 2, 0))
+        await d.stage(Stage.CHOOSING)
+
+
+async def test_zoom_gives_one_reply_the_whole_width(desk: Desk) -> None:
+    async with desk(size=(80, 24)) as d:
+        await d.send("hello")
+        left, right = d.chat.pair_view.left, d.chat.pair_view.right
+        await d.press("z")
+        assert left.display
+        assert not right.display
+        await d.press("z")
+        assert right.display
+        assert not left.display
+        await d.press("z")
+        assert left.display
+        assert right.display
+
+
+async def test_a_long_history_opens_at_its_end_and_the_rest_on_demand(desk: Desk) -> None:
+    async with desk() as d:
+        conversation, turn = d.store.start_conversation("message number 0")
+        for i in range(1, 60):
+            [kept] = d.store.keep_generations(turn.id, [Generation(text=f"reply number {i}")])
+            d.store.set_reply(turn.id, kept.id)
+            turn = d.store.add_turn(conversation.id, f"message number {i}")
+        d.chat.session.resume(conversation.id)
+        await d.chat.show_conversation()
+        await d.stage(Stage.CHOOSING)
+        assert len(d.chat.log_view.query(".said")) == 20
+        assert "message number 59" in d.screen_text()
+        d.chat.log_view.query_one(".earlier").post_message(
+            type(d.chat.log_view.query_one(".earlier")).Wanted()
+        )
+        await d.until(lambda: len(d.chat.log_view.query(".said")) == 60)
+
+
+@pytest.mark.parametrize("theme", ["hhchat-light", "hhchat-dark", "ansi-dark"])
+async def test_every_theme_draws_replies(desk: Desk, theme: str) -> None:
+    async with desk() as d:
+        d.app.theme = theme
+        await d.send("hello")
+        assert "Reply 0" in d.screen_text()
+
+
+async def test_without_colour_the_words_carry_the_meaning(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with desk() as d:
+        await d.send("hello")
+        text = d.screen_text()
+        for words in ("← left", "right →", "your pick", "left by far"):
+            assert words in text
+        await d.press("left")
+        await d.stage(Stage.READY)
+        assert "✓ saved" in d.screen_text()
+        assert "picked left" in d.screen_text()
+
+
+async def test_tiny_terminals_do_not_crash_it(desk: Desk) -> None:
+    for size in ((40, 10), (20, 5), (10, 2)):
+        async with desk(size=size) as d:
+            await d.press("ctrl+n")
+            await d.send("hello")
+            await d.press("left")
+            await d.stage(Stage.READY)
