@@ -87,16 +87,33 @@ class TrainConfig:
     )
 
 
+@dataclass(frozen=True)
+class RemoteConfig:
+    url: str = setting(
+        "",
+        "An OpenAI-compatible server to ask instead of the local model, such as "
+        "http://127.0.0.1:8080/v1; empty: the local model.",
+    )
+    model: str = setting("", "The server's model; empty: the only one that it has.")
+    api_key_env: str = setting(
+        "", "Name of the environment variable that holds the server's key; empty: no key is sent."
+    )
+    timeout: float = setting(
+        120.0, "Seconds of silence after which a reply is given up.", low=0.1, high=86400.0
+    )
+
+
 SECTIONS: Mapping[str, type[Any]] = {
     "model": ModelConfig,
     "chat": ChatConfig,
     "train": TrainConfig,
     "gate": GateRules,
+    "remote": RemoteConfig,
 }
 # Sections whose keys are names, not settings: their values are weights.
 WEIGHT_SECTIONS: Mapping[str, str] = {
-    "pool": "Which snapshots the two replies come from (current, previous, base or an id), "
-    "by weight.",
+    "pool": "Which snapshots the two replies come from (current, previous, start or an id; "
+    "best-of-K keeps the best of K), by weight.",
     "weights": "Weight of each plugin objective's term in the reward; 0 leaves it out.",
 }
 
@@ -109,6 +126,7 @@ class Config:
     chat: ChatConfig = ChatConfig()
     train: TrainConfig = TrainConfig()
     gate: GateRules = field(default_factory=GateRules)
+    remote: RemoteConfig = RemoteConfig()
     pool: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({"current": 1.0}))
     weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))

@@ -47,6 +47,15 @@ def sampling_options(command: F) -> F:
     return command
 
 
+def server_option(command: F) -> F:
+    """--server: overrides [remote] url."""
+    return click.option(
+        "--server",
+        metavar="URL",
+        help="An OpenAI-compatible server to ask; `local`: the local model.",
+    )(command)
+
+
 def settings(**flags: Any) -> Config:
     """The effective config, with the flags that were given on top.
 
@@ -64,6 +73,7 @@ FLAGS = {
     "model": "model.path",
     "quantization": "model.quantization",
     "device": "model.device",
+    "server": "remote.url",
     "temperature": "chat.temperature",
     "top_p": "chat.top_p",
     "max_new_tokens": "chat.max_new_tokens",
@@ -105,7 +115,11 @@ def quiet_libraries() -> None:
 
 
 def open_engine(config: Config, store: Store) -> Engine:
-    """A sampler over the base and the store's snapshots."""
+    """A sampler over the base and the store's snapshots, or over a server's model."""
+    from hhchat.remote import is_remote, open_remote
+
+    if is_remote(config):
+        return open_remote(config)
     from hhchat.backend import LocalBackend
     from hhchat.snapshots import Resolver
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from hhchat.cli._common import model_options, open_engine, quiet_libraries, say, settings
+from hhchat.cli._common import (
+    model_options,
+    open_engine,
+    quiet_libraries,
+    say,
+    server_option,
+    settings,
+)
 
 if TYPE_CHECKING:
+    from hhchat.config import Config
     from hhchat.plugins import Plugins
     from hhchat.protocols import Engine
 
 
 @click.command("chat")
 @model_options
+@server_option
 @click.option(
     "--mode", metavar="MODE", help="helpful, redteam-best, redteam-worst or a plugin's objective."
 )
@@ -23,6 +33,7 @@ def command(
     model: str | None,
     quantization: str | None,
     device: str | None,
+    server: str | None,
     mode: str | None,
     resume: str | None,
 ) -> int:
@@ -30,7 +41,10 @@ def command(
     from hhchat import paths, tui
     from hhchat.plugins import Plugins
 
-    config = settings(model=model, quantization=quantization, device=device, mode=mode)
+    config = settings(
+        model=model, quantization=quantization, device=device, server=server, mode=mode
+    )
+    shown = with_server(config)
     tui.require_terminal()
     quiet_libraries()
     path = paths.database()
@@ -47,10 +61,20 @@ def command(
     check_mode(config.chat.mode, plugins)
     check_question(config.chat.question, plugins)
     try:
-        return tui.run(path, engine, config, mode=mode, resume=resume, plugins=plugins)
+        return tui.run(path, engine, shown, mode=mode, resume=resume, plugins=plugins)
     finally:
         for line in told:
             say(line, err=True)
+
+
+def with_server(config: Config) -> Config:
+    """The settings as the app should read them: a server's address stands for the model's path,
+    so that it is not taken for the bundled model; BadInput when it is no address."""
+    from hhchat.remote import is_remote, label
+
+    if not is_remote(config):
+        return config
+    return replace(config, model=replace(config.model, path=label(config)))
 
 
 def check_mode(mode: str, plugins: Plugins) -> None:
