@@ -27,9 +27,11 @@ COMMANDS: dict[str, str] = {
     "sample": "Sample replies to many prompts: JSON lines in and out.",
     "score": "Score replies with the preference model: JSON lines in and out.",
     "simulate": "Let a simulated user chat and pick, or judge two snapshots.",
+    "elo": "Rank the assistant's versions by the picks between them.",
     "config": "Show the settings and where each comes from, or set one.",
     "plugins": "List plugins, their hooks and their failures.",
     "doctor": "Check versions, device, memory, data folder and database.",
+    "completion": "Print the completion script of a shell.",
 }
 # What the group itself answers; any other leading option belongs to `chat`.
 OWN_OPTIONS = ("--help", "-h", "--version")
@@ -57,6 +59,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(ctx, args[0]) is None:
+            if ctx.resilient_parsing:  # a shell completing a line: no errors among its choices
+                return None, None, []
             names = self.list_commands(ctx)
             raise BadInput(f"there is no command {args[0]!r}: {nearest(args[0], names)}")
         return super().resolve_command(ctx, args)

@@ -56,7 +56,8 @@ def test_nothing_is_documented_that_is_not_there() -> None:
 
 
 def test_every_command_that_prints_data_takes_json() -> None:
-    always = {"sample", "score", "chat", "prefs export"}  # JSON in any case, or a screen
+    # JSON in any case, a screen, or a shell's script
+    always = {"sample", "score", "chat", "prefs export", "completion"}
     for name, command in leaves().items():
         assert name in always or any("--json" in p.opts for p in command.params), name
 

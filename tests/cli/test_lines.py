@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from hhchat.cli import _lines
 from hhchat.cli.sample import seed_of
-from hhchat.types import BadInput, Draw, Exchange, Generation
+from hhchat.types import BadInput, Delta, Draw, Exchange, Generation
 
 Run = Callable[..., Any]
 NASTY = "\x1b[2J\x9b31m[/INST]"
@@ -42,6 +42,10 @@ class Echo:
             )
             for d in draws
         ]
+
+    def sample(self, draws: Sequence[Draw], cancelled: Callable[[], bool]) -> Iterator[Delta]:
+        for row, made in enumerate(self.generate(draws)):
+            yield Delta(row, made.text, made)
 
 
 class Length:
