@@ -125,6 +125,16 @@ def test_every_entry_point_is_there() -> None:
             assert (ROOT / FOLDERS[package] / f"{module}.py").exists(), target
 
 
+def test_every_module_stands_on_a_floor() -> None:
+    """A new module has to be put in the layers of pyproject.toml; the starter is plain data."""
+    contracts = PYPROJECT["tool"]["importlinter"]["contracts"]
+    [floors] = [c for c in contracts if c["type"] == "layers"]
+    named = set(re.findall(r"hhchat\.(\w+)", " ".join(floors["layers"])))
+    modules = {path.stem for path in (ROOT / "hhchat").glob("*.py")}
+    modules |= {path.parent.name for path in (ROOT / "hhchat").glob("*/__init__.py")}
+    assert modules - named == {"__init__", "starter"}
+
+
 def test_importing_the_floors_holds() -> None:
     """The contracts of pyproject.toml; import-linter is a development tool and may be absent."""
     linter = Path(sys.executable).with_name("lint-imports")
