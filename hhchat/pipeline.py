@@ -204,9 +204,14 @@ class _Story:
         model = backend.load(config)
         if run.base != model.identity:
             path = run.data["model"]["path"]
+            advice = (
+                f"{path} has changed since, so start a new run: hhchat train"
+                if path == config.model.path
+                else f"continue it with that one: hhchat train --resume --model {path}"
+            )
             raise BadInput(
-                f"run {run.id} trains another model ({run.base}); continue it with that one: "
-                f"set [model] path to {path!r}"
+                f"run {run.id} trains another model ({run.base}, this is {model.identity}); "
+                f"{advice}"
             )
         run = store.finish_run(run.id, "running")
         return cls(

@@ -178,8 +178,15 @@ def count(path: Path) -> None:
     path.write_text(str(int(path.read_text()) + 1 if path.exists() else 1))
 
 
+class FewPlugins(Plugins):
+    """Only what a test registers: the installed trainers would import torch in every process."""
+
+    def load_groups(self, groups: Sequence[str], *, env: Any = None) -> None:
+        pass
+
+
 def plugins(*more: object) -> Plugins:
-    made = Plugins(report=lambda text: None)
+    made = FewPlugins(report=lambda text: None)
     made.register(FakeTrainers(), "fakes")
     for number, plugin in enumerate(more):
         made.register(plugin, f"more{number}")

@@ -42,7 +42,7 @@ def wait_for(process: subprocess.Popen[str], line: str, times: int = 1) -> None:
 
 
 def finish(process: subprocess.Popen[str]) -> list[Any]:
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=90)
     last = out.strip().splitlines()[-1]
     assert last.startswith("["), out
     told: list[Any] = json.loads(last)
@@ -64,7 +64,7 @@ def test_a_killed_run_leaves_everything_intact_and_goes_on_where_it_was(
     first = whole_run(store)
     slow = {"updates": 12, "quality": 2.0}
     process = start(fakeppo={**slow, "kill_at": 7})
-    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert process.wait(timeout=90) == -signal.SIGKILL
 
     assert store.check() == "ok"
     assert Resolver(store)("current")[0] == first.snapshot
@@ -108,14 +108,14 @@ def test_ctrl_c_ends_politely_and_the_run_can_be_continued(store: Store, number:
 
 def test_a_second_ctrl_c_does_not_wait_for_the_update(store: Store) -> None:
     fill(store)
-    process = start(fakeppo={"updates": 2, "seconds": 20.0})
+    process = start(fakeppo={"updates": 2, "seconds": 60.0})
     wait_for(process, "metric fakeppo updates")
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     assert finish(process)[1] == "interrupted"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
 
 
 def test_finished_stages_are_not_repeated(store: Store, home: Path) -> None:
@@ -181,8 +181,11 @@ def test_a_run_is_not_continued_on_another_model(store: Store) -> None:
     fill(store)
     whole_run(store, fakeppo={"crash": "no luck"})
     other = FakeBackend(identity="other@2")
-    with pytest.raises(BadInput, match=r"trains another model \(fake@1\)"):
+    with pytest.raises(BadInput, match=r"another model \(fake@1, this is other@2\); fake has"):
         pipeline.train(store, config(), plugins(), resume=True, backend=other)
+    elsewhere = config(model={"path": "elsewhere"})
+    with pytest.raises(BadInput, match="--resume --model fake"):
+        pipeline.train(store, elsewhere, plugins(), resume=True, backend=other)
     assert store.runs()[0].state == "failed"
 
 
