@@ -125,7 +125,8 @@ class Conversations(Connection):
         """The latest first; with `query`, those whose title, messages or replies have its words.
 
         A found conversation's `snippet` shows the place, the words between «». The last word of
-        the query may be unfinished. A query without a letter or digit finds nothing.
+        the query may be unfinished; what has it whole comes first. A query without a letter or
+        digit finds nothing.
         """
         with self.reading() as conn:
             if query is None or not query.strip():
@@ -134,30 +135,34 @@ class Conversations(Connection):
                     [limit, offset],
                 )
                 return [rows.to_conversation(row) for row in listed]
-            match = match_of(query)
-            return self._search(conn, match, limit, offset) if match else []
+            return self._search(conn, matches_of(query), limit, offset)
 
     def _search(
-        self, conn: sqlite3.Connection, match: str, limit: int, offset: int
+        self, conn: sqlite3.Connection, matches: Sequence[str], limit: int, offset: int
     ) -> list[Conversation]:
         # Newest rows first and stop when there are enough: ranking would score every hit of a
         # common word before it could show one.
-        hits = conn.execute(
-            "SELECT t.conversation, snippet(turn_text, -1, '«', '»', '…', 16)"
-            " FROM turn_text JOIN turn t ON t.n = turn_text.rowid"
-            " WHERE turn_text MATCH ? ORDER BY turn_text.rowid DESC",
-            [match],
-        )
         found: dict[str, str] = {}
-        for conversation, snippet in hits:
-            found.setdefault(conversation, snippet)
+        for match in matches:
+            hits = conn.execute(
+                "SELECT t.conversation, snippet(turn_text, -1, '«', '»', '…', 16)"
+                " FROM turn_text JOIN turn t ON t.n = turn_text.rowid"
+                " WHERE turn_text MATCH ? ORDER BY turn_text.rowid DESC",
+                [match],
+            )
+            for conversation, snippet in hits:
+                found.setdefault(conversation, " ".join(snippet.split()))
+                if len(found) >= offset + limit:
+                    break
+            hits.close()
             if len(found) >= offset + limit:
                 break
-        hits.close()
-        return [
-            rows.to_conversation(self._conversation(conn, id), " ".join(snippet.split()))
-            for id, snippet in list(found.items())[offset:]
-        ]
+        listed = []
+        for id, snippet in list(found.items())[offset : offset + limit]:
+            row = conn.execute("SELECT * FROM conversation WHERE id = ?", [id]).fetchone()
+            if row is not None:  # else another process has deleted it just now
+                listed.append(rows.to_conversation(row, snippet))
+        return listed
 
     def history(self, conversation_id: str, tip: str | None = None) -> list[Turn]:
         """The turns from the first message to `tip`, by default the conversation's own tip."""
@@ -363,16 +368,18 @@ def title_of(first_message: str, width: int = 60) -> str:
     return line if len(line) <= width else line[: width - 1].rstrip() + "…"
 
 
-def match_of(query: str) -> str:
-    """An FTS5 expression: every word must be there, the last may go on. '' when no word is left.
+def matches_of(query: str) -> list[str]:
+    """FTS5 expressions, one to be tried after the other: all words, then the last as a beginning.
 
-    Each word is quoted, so nothing the user types is read as FTS syntax.
+    Finding the beginnings of words gathers every hit before the first can be shown; it waits
+    until whole words have not filled the page. Each word is quoted, so nothing the user types is
+    read as FTS syntax. Empty when no word is left.
     """
     words = [w for w in query.replace("\0", " ").split() if any(c.isalnum() for c in w)]
     if not words:
-        return ""
-    quoted = ['"' + rows.clean(w).replace('"', '""') + '"' for w in words]
-    return " ".join(quoted) + ("*" if len(words[-1]) > 1 else "")
+        return []
+    whole = " ".join('"' + rows.clean(w).replace('"', '""') + '"' for w in words)
+    return [whole, whole + "*"] if len(words[-1]) > 1 else [whole]
 
 
 def to_turn(row: sqlite3.Row) -> Turn:

@@ -117,6 +117,15 @@ def test_search_finds_messages_picked_replies_and_titles(store, pick):
     assert store.conversation(b.id).title == "Holiday plans"
 
 
+def test_whole_words_come_before_beginnings_on_every_page(store):
+    long = [store.start_conversation(f"winter {i}")[0].id for i in range(3)]
+    whole = [store.start_conversation(f"win {i}")[0].id for i in range(3)]
+    more = [store.start_conversation(f"window {i}")[0].id for i in range(3)]
+    expected = whole[::-1] + more[::-1] + long[::-1]
+    assert [c.id for at in range(0, 10, 2) for c in store.conversations("win", 2, at)] == expected
+    assert store.conversations("win", limit=0) == []
+
+
 @given(query=st.text(max_size=30))
 def test_no_query_is_read_as_search_syntax(query, shared):
     assert isinstance(shared.conversations(query), list)
