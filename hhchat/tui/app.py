@@ -25,8 +25,8 @@ class ChatApp(App[None]):
 
     CSS_PATH = "app.tcss"
     TITLE = "hhchat"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-high")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (80, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-middling"), (32, "-high")]
     ESCAPE_TO_MINIMIZE: ClassVar[bool] = False
 
     def __init__(self, setup: Setup, store: Store) -> None:

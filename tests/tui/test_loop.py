@@ -251,7 +251,7 @@ async def test_both_panes_get_the_same_room(desk: Desk) -> None:
             assert abs(left.height - right.height) <= 1
             assert left.height >= 3
             stacked = d.chat.pair_view.left.region.y != d.chat.pair_view.right.region.y
-            assert stacked == (size[0] < 90)
+            assert stacked == (size[0] < 80)
 
 
 async def test_a_full_disk_keeps_the_pick_and_saves_it_later(
