@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from hhchat.pool import Pool
 from hhchat.protocols import Engine, Objective
 from hhchat.similar import near_identical
 from hhchat.types import (
@@ -143,7 +144,7 @@ class Session:
         self.system = system or None
         self.sampling = sampling or Sampling()
         self.snapshot = snapshot
-        self.pool = dict(pool or {snapshot: 1.0})
+        self.pool = Pool(store, pool) if pool else None
         self.plugins = plugins
         self.objectives = list(objectives)  # given by hand; those of plugins are asked for
         self.question_name = question
@@ -272,17 +273,11 @@ class Session:
             raise BadInput("there is no message to answer yet")
         self.keep()
         again = self.pair is not None and self.pair.alike and self.pair.attempt == 0
-        names = list(self.pool)
-        weights = [self.pool[name] for name in names]
-        draws = [
-            Draw(
-                messages=self._context,
-                seed=self.rng.getrandbits(SEED_BITS),
-                sampling=self.sampling,
-                snapshot=self.rng.choices(names, weights)[0],
-            )
-            for _ in range(2)
-        ]
+        draws: list[Draw] = []
+        for _ in range(2):
+            seed = self.rng.getrandbits(SEED_BITS)
+            snapshot, sampling = self._version(draws[0] if again and draws else None)
+            draws.append(Draw(self._context, seed, sampling, snapshot))
         self.pair = Pair((draws[0], draws[1]), self._next_side(), attempt=1 if again else 0)
         return self.pair.draws
 
@@ -322,6 +317,14 @@ class Session:
         )
         for i, generation in zip(fresh, kept, strict=True):
             pair.generations[i] = generation
+
+    def _version(self, other: Draw | None) -> tuple[str, Sampling]:
+        """Snapshot and sampling of one reply; unlike `other`'s, where the pool has another."""
+        if self.pool is None:
+            return self.rng.choices([self.snapshot])[0], self.sampling  # as a pool of one draws
+        base = None if self.engine is None else self.engine.base
+        taken = None if other is None else (other.snapshot, other.sampling)
+        return self.pool.draw(self.rng, self.sampling, base, taken)
 
     def _next_side(self) -> Index:
         """Shuffled in blocks of four, two of each, so that neither side is ever favoured."""

@@ -14,7 +14,7 @@ from fake_engine import FakeEngine
 
 from hhchat.session import QUESTIONS, Session
 from hhchat.store import Store
-from hhchat.types import BadInput, Comparison, ModelError, Sampling, StoreError
+from hhchat.types import BadInput, Comparison, ModelError, Sampling, Snapshot, StoreError
 
 Make = Callable[..., Session]
 
@@ -455,7 +455,10 @@ def test_red_teaming_is_never_asked_a_plugins_question(make: Make) -> None:
     assert session.question == QUESTIONS["redteam-worst"]
 
 
-def test_a_pool_of_snapshots_is_drawn_by_weight(make: Make) -> None:
+def test_a_pool_of_snapshots_is_drawn_by_weight(make: Make, store: Store) -> None:
+    # With nothing promoted yet, current and base would be one version under two names.
+    store.add_snapshot(Snapshot("s1", "s1", None, "base", FakeEngine.base))
+    store.promote("s1")
     session = make(pool={"current": 1.0, "base": 3.0})
     session.say("hello")
     seen = Counter()
