@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from hhchat.model import LocalEngine, Model, PreferenceModel
 from hhchat.model.preference import (
     Judged,
     PreferenceRole,
+    ScalarHead,
     by_length,
     judged,
     pack,
@@ -30,7 +32,7 @@ from hhchat.model.preference import (
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
 from hhchat.stats import wilson
-from hhchat.types import Cancelled, Comparison, HhchatError, Measurement, Metric
+from hhchat.types import BadInput, Cancelled, Comparison, HhchatError, Measurement, Metric
 
 # Probability that a pick of this strength is what the user would pick again. Picked with the plain
 # key, nothing is known of the strength.
@@ -43,7 +45,12 @@ class PM:
 
     name: ClassVar[str] = "pm"
 
-    rank: int = setting(16, "LoRA rank of the preference model's adapter.", low=1)
+    prior: str = setting(
+        "auto",
+        "A preference model to start from, as a folder; auto: the one beside the base model, "
+        "where there is one; none: the bare base.",
+    )
+    rank: int = setting(16, "LoRA rank of the adapter, where no prior sets it.", low=1)
     learning_rate: float = setting(5e-4, "Peak learning rate.", low=0.0)
     head_rate: float = setting(
         10.0, "Learning rate of the scalar head, times learning_rate.", low=0.0
@@ -115,7 +122,7 @@ class PM:
         """One PM from the base, sealed after every update and resumed from where it was."""
         model = context.model
         seed = state.seed_for(context.seed, "pm", which)
-        made = PreferenceModel(model, PreferenceRole(model, self.rank, seed=seed))
+        made = PreferenceModel(model, self.start(model, seed))
         role = made.role
         head = [*role.head.parameters(), role.context_end]
         groups = [
@@ -176,6 +183,15 @@ class PM:
             state.restore_module("best", role, best[1])
         return made
 
+    def start(self, model: Model, seed: int) -> PreferenceRole:
+        """A fresh role on the base, or on the prior (the paper's PMP, A.2), with a fresh head."""
+        folder = prior_of(model, self.prior)
+        if folder is None:
+            return PreferenceRole(model, self.rank, seed=seed)
+        role = PreferenceModel.load(model, folder).role
+        role.head = ScalarHead(model.spec.hidden, seed=seed)
+        return role.to(model.device)
+
     def update(
         self, made: PreferenceModel, optimiser: torch.optim.Optimizer, batch: Sequence[Pair]
     ) -> tuple[float, float]:
@@ -211,6 +227,18 @@ class PM:
         for made in models.values():
             raw = torch.tensor([line[0] for line in made.raw(rows)])
             made.anchor = (float(raw.mean()), float(raw.std().clamp_min(1e-3)))
+
+
+def prior_of(model: Model, prior: str) -> Path | None:
+    """Folder of the prior that `prior` names, or None. Raises BadInput when it is not there."""
+    if prior == "none":
+        return None
+    folder = model.folder / "prior" if prior == "auto" else Path(prior).expanduser()
+    if (folder / "pm.json").is_file():
+        return folder
+    if prior == "auto":
+        return None
+    raise BadInput(f"[pm] prior: {prior} is not a preference model; give a folder, auto or none")
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,11 @@ def identity(name: str, folder: Path) -> str:
     return f"{label}@{digest.hexdigest()[:8]}"
 
 
+def same_base(one: str, other: str) -> bool:
+    """Two identities of the same weights, by whatever name they were loaded."""
+    return one.rpartition("@")[2] == other.rpartition("@")[2]
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes that a run needs, by part."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hhchat.model.base import Model
+from hhchat.model.locate import same_base
 from hhchat.model.lora import Adapter, load_adapter, save_adapter
 from hhchat.model.trunk import Rows
 from hhchat.types import Exchange, Generation, Message, ModelError
@@ -223,7 +224,7 @@ class PreferenceModel:
 
         try:
             content = json.loads((folder / "pm.json").read_text())
-            if content["base"] != model.identity:
+            if not same_base(str(content["base"]), model.identity):
                 raise ModelError(
                     f"preference model {folder} is of another base: {content['base']}, and this is"
                     f" {model.identity}"
