@@ -71,12 +71,23 @@ class Loader(threading.Thread):
         self._factory, self._post = factory, post
 
     def run(self) -> None:
+        _warm_up()
         try:
             engine = self._factory()
         except BaseException as error:
             deliver(self._post, EngineFailed(reason(error)))
         else:
             deliver(self._post, EngineReady(engine))
+
+
+def _warm_up() -> None:
+    """Import what draws replies, so that the first reply does not hold up a key press."""
+    with suppress(Exception):  # only for speed: whatever is wrong shows when it is needed
+        from rich.syntax import Syntax
+
+        from hhchat.tui import rich_markdown  # noqa: F401
+
+        Syntax("", "python", theme="one-dark").highlight("x = 1")
 
 
 class Sampler(threading.Thread):

@@ -147,3 +147,13 @@ async def test_reading_is_never_interrupted_by_a_jump(desk: Desk, gate: threadin
         assert left.max_scroll_y > 20
         await d.press("pagedown")
         await d.until(lambda: left.scroll_y == right.scroll_y == 8)
+
+
+async def test_each_side_is_copied_by_its_own_key(desk: Desk) -> None:
+    async with desk(FakeEngine(["The first reply.", "Another reply."])) as d:
+        await d.send("hello")
+        left, right = d.chat.session.pair.shown()
+        await d.press("Y")
+        assert d.app.clipboard == right
+        await d.press("y")
+        assert d.app.clipboard == left
