@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hostile import HOSTILE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from hhchat.tui import markdown
 from hhchat.tui.blocks import code_blocks, pieces
 from hhchat.tui.markdown import SHOWN, Palette, lines
 
@@ -106,13 +105,21 @@ def test_code_blocks_are_found_even_unclosed() -> None:
     ]
 
 
-def test_a_growing_reply_costs_its_last_piece_and_not_the_whole() -> None:
-    def cost(text: str) -> float:
-        start = time.thread_time()
-        for end in range(len(text) - 400, len(text), 20):
-            lines(text[:end], 60, CONSOLE, PALETTE)
-        return time.thread_time() - start
+def test_a_growing_reply_costs_its_last_piece_and_not_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn_chars = 0
+    real = markdown._markdown
 
-    short, long = LIST[:1200], "\n".join(f"- item **{i}** with `code`" for i in range(600))
-    cost(short)
-    assert cost(long) < 10 * cost(short) + 0.2
+    def counted(text: str, colours: Palette) -> object:
+        nonlocal drawn_chars
+        drawn_chars += len(text)
+        return real(text, colours)
+
+    monkeypatch.setattr(markdown, "_markdown", counted)
+    monkeypatch.setattr(markdown, "_kept", {})
+    long = "\n".join(f"- item **{i}** with `code`" for i in range(600))
+    updates = range(0, len(long), 200)
+    for end in updates:
+        lines(long[:end], 60, CONSOLE, PALETTE)
+    assert drawn_chars < 1500 * len(updates)  # the whole each time would be ten times as much
