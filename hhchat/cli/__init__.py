@@ -66,7 +66,10 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in OWN_OPTIONS):
+        # A shell that completes the first word wants the commands, not what `chat` takes.
+        if (not args and not ctx.resilient_parsing) or (
+            args and args[0].startswith("-") and args[0] not in OWN_OPTIONS
+        ):
             args = ["chat", *args]
         return super().parse_args(ctx, args)
 

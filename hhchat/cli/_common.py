@@ -152,7 +152,9 @@ class DefaultGroup(click.Group):
     default = "list"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
+        if (not args and not ctx.resilient_parsing) or (
+            args and args[0].startswith("-") and args[0] not in ("-h", "--help")
+        ):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 
@@ -160,6 +162,8 @@ class DefaultGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(ctx, args[0]) is None:
+            if ctx.resilient_parsing:  # a shell completing a line: no errors among its choices
+                return None, None, []
             names = self.list_commands(ctx)
             raise BadInput(f"{ctx.command_path} has no {args[0]!r}: {nearest(args[0], names)}")
         return super().resolve_command(ctx, args)
