@@ -112,6 +112,7 @@ class PolicyLearner:
             if self.context.stopped():
                 raise Cancelled("stopped; `hhchat train --resume` goes on from here")
             sampler = {k: v.clone() for k, v in state.module_tensors("", self.policy).items()}
+            self.best_tensors = self.best_tensors or sampler  # kept if it stops before any gauge
             self.schedule(update)
             readings, responses = self.update(update)
             if responses:

@@ -1,0 +1,186 @@
+"""The preference model's training: what it learns from, what it must not see, what it saves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import trainer_world as tw
+from hhchat_trainers.pm import cross_accuracy, gaps, pair_of
+from safetensors.torch import load_file
+
+from hhchat.model import LocalEngine, PreferenceModel
+from hhchat.model.preference import Judged, PreferenceRole, pack
+from hhchat.types import Draw, Exchange, Generation, HhchatError, Sampling
+
+
+def test_training_a_preference_model_twice_gives_the_same_one_and_another_seed_another(world):
+    first = world.train(tw.pm(), "one")
+    again = world.train(tw.pm(), "two")
+    other = world.train(tw.pm(), "three", seed=12)
+    assert first.numbers == again.numbers
+    assert tw.same_files(first.context.out, again.context.out)
+    assert not tw.same_files(first.context.out, other.context.out)
+
+
+def test_held_out_picks_teach_nothing_in_one_epoch(world):
+    with_ = world.train(tw.pm(), "with")
+    world.heldout = [c.swap() for c in world.heldout[:3]]
+    without = world.train(tw.pm(), "without")
+    world.heldout = []
+    never = world.train(tw.pm(), "never")
+    assert tw.same_files(with_.context.out, without.context.out)
+    assert tw.same_files(with_.context.out, never.context.out)
+    assert [m.name for m in never.result.measurements] == ["pm_cross_accuracy"]
+
+
+def test_the_pick_is_what_is_learnt_whichever_side_it_was_stored_on(world):
+    picks = world.comparisons
+    straight = world.train(tw.pm(epochs=2, halves=False), "straight")
+    world.comparisons = [c.swap() if i % 2 else c for i, c in enumerate(picks)]
+    swapped = world.train(tw.pm(epochs=2, halves=False), "swapped")
+    assert tw.same_files(straight.context.out, swapped.context.out)
+    # and the opposite picks teach the opposite taste
+    world.comparisons = [replace(c, preferred=1 - c.preferred) for c in picks]
+    opposite = world.train(tw.pm(epochs=2, halves=False), "opposite")
+    pairs = [pair_of(world.model, c, False) for c in picks]
+    good, bad = (
+        gaps(PreferenceModel.load(world.model, ran.context.out), pairs)
+        for ran in (straight, opposite)
+    )
+    assert sum(g > 0 for g in good) > 0.7 * len(pairs)
+    assert sum(g < 0 for g in bad) > 0.7 * len(pairs)
+
+
+def test_each_half_is_judged_on_picks_that_it_has_not_seen(world):
+    # labels are coin flips that models of this rank learn by heart: what a half has seen it
+    # ranks right, what it has not seen it can only guess
+    generator = torch.Generator().manual_seed(3)
+    flips = torch.rand(24, generator=generator) < 0.5
+    world.comparisons = [
+        c if f else replace(c, preferred=1 - c.preferred)
+        for c, f in zip(world.comparisons, flips.tolist(), strict=False)
+    ]
+    ran = world.train(tw.pm(epochs=30, batch_pairs=12, rank=8, anchors=8), "coins")
+    pairs = [pair_of(world.model, c, False) for c in world.comparisons]
+    right = []
+    for half in ("a", "b"):
+        folder = ran.context.out / f"half-{half}"
+        assert json.loads((folder / "pm.json").read_text())["pairs"] == 12
+        found = gaps(PreferenceModel.load(world.model, folder), pairs)
+        right.append([gap > 0 for gap in found])
+    # every pick is known by heart to one half at least: the halves cover everything
+    assert sum(a or b for a, b in zip(*right, strict=True)) >= 23
+    # and neither knows what only the other was taught: they are disjoint
+    measured = {m.name: m.value for m in ran.result.measurements}
+    assert measured["pm_cross_accuracy"] < 0.75
+    # each ranks right its own 12 and what it guesses of the other 12
+    both = sum(map(sum, right))
+    assert both == pytest.approx(24 + 24 * measured["pm_cross_accuracy"], abs=1.0)
+
+
+def test_cross_accuracy_tests_each_half_on_the_other_half_s_picks(world):
+    folder = world.stages["pm"]
+    a, b = (PreferenceModel.load(world.model, folder / f"half-{h}") for h in ("a", "b"))
+    pairs = [pair_of(world.model, c, False) for c in world.comparisons]
+    mine, theirs = pairs[:10], pairs[10:]
+    got = cross_accuracy(a, b, mine, theirs)
+    right = [g > 0 for g in (*gaps(a, theirs), *gaps(b, mine))]
+    assert got.n == len(pairs)
+    assert got.value == sum(right) / len(right)
+    assert got.low < got.value < got.high
+
+
+def test_pairs_that_are_the_same_after_tokenisation_teach_nothing(world):
+    one = world.comparisons[0]
+    same = replace(one, replies=(Generation("the cat"), Generation(" the cat ")))
+    assert pair_of(world.model, same, False) is None or same.replies[1].text != "the cat"
+    same = replace(one, replies=(Generation("the cat"), Generation("the cat")))
+    assert pair_of(world.model, same, False) is None
+    world.comparisons = [one, *[same] * 5]
+    with pytest.raises(HhchatError, match="only 1 usable"):
+        world.train(tw.pm(), "few")
+
+
+def test_a_weak_pick_counts_for_less_than_a_strong_one(world):
+    targets = [
+        pair_of(world.model, replace(world.comparisons[0], strength=s), True).target
+        for s in (2, 3, 4)
+    ]
+    assert targets == sorted(targets)
+    assert 0.5 < targets[0] < targets[-1] <= 1.0
+    assert pair_of(world.model, world.comparisons[0], False).target == 1.0
+
+
+def test_scores_are_anchored_at_zero_on_replies_of_the_reference(world):
+    ran = world.train(tw.pm(anchors=40), "anchored")
+    engine = LocalEngine(world.model)
+    draws = [
+        Draw(p.messages, 31 * i + j, Sampling(max_new_tokens=12))
+        for i, p in enumerate(world.prompts)
+        for j in range(8)
+    ]
+    replies = engine.generate(draws)
+    exchanges = [Exchange(d.messages, g.text) for d, g in zip(draws, replies, strict=True)]
+    for folder in (ran.context.out, ran.context.out / "half-a", ran.context.out / "half-b"):
+        pm = PreferenceModel.load(world.model, folder)
+        found = torch.tensor(pm.score(exchanges))
+        sd = pm.anchor[1]
+        # 40 anchors: the mean of fresh replies is 0 within what 40 and 320 of them can say
+        assert abs(float(found.mean())) < 4 * sd * (1 / 40 + 1 / 320) ** 0.5
+        assert 0.6 < float(found.std()) / sd < 1.6
+
+
+def test_training_leaves_the_base_as_it_was(world):
+    before = [
+        layer.linears[name].dense(torch.float32).clone()
+        for layer in world.model.trunk.layers
+        for name in layer.linears
+    ]
+    world.train(tw.pm(), "pm")
+    after = [
+        layer.linears[name].dense(torch.float32)
+        for layer in world.model.trunk.layers
+        for name in layer.linears
+    ]
+    assert all(x.equal(y) for x, y in zip(before, after, strict=True))
+
+
+def test_gradients_of_a_batch_of_pairs_are_the_mean_of_its_pairs(world):
+    # micro-batches, packing and padding must not change what a batch teaches
+    pairs = [pair_of(world.model, c, False) for c in world.comparisons[:6]]
+    made = PreferenceModel(world.model, PreferenceRole(world.model, 4, seed=5))
+    params = list(made.role.parameters())
+    loss = torch.zeros(())
+    for pair in pairs:
+        one, two = (
+            made.forward(pack([Judged(pair.row.prompt, [reply])]))[0, 0]
+            for reply in pair.row.replies
+        )
+        loss = loss + torch.log1p(torch.exp(two - one)) / len(pairs)
+    want = torch.autograd.grad(loss, params)
+    norm = float(torch.stack([g.norm() for g in want]).norm())
+    told, right = tw.pm().update(made, torch.optim.SGD(params, lr=0.0), pairs)
+    assert told == pytest.approx(float(loss.detach()), abs=1e-5)
+    assert right == sum(g > 0 for g in gaps(made, pairs)) / len(pairs)
+    for p, grad in zip(params, want, strict=True):
+        torch.testing.assert_close(p.grad, grad * min(1.0, 1.0 / norm), atol=1e-6, rtol=1e-3)
+
+
+def test_early_stopping_keeps_the_best_epoch_on_held_out_picks(world):
+    hyper = tw.pm(epochs=12, learning_rate=1e-2, patience=2, halves=False)
+    ran = world.train(hyper, "stopped")
+    losses = ran.values("heldout_loss")
+    assert len(losses) > 3
+    measured = {m.name: m.value for m in ran.result.measurements}
+    assert measured["pm_loss"] == pytest.approx(min(losses), abs=1e-6)
+    assert min(losses) < losses[-1]
+
+
+def test_what_is_saved_is_finite_and_in_fp32(world):
+    for file in world.stages["pm"].rglob("*.safetensors"):
+        for tensor in load_file(str(file)).values():
+            assert tensor.dtype == torch.float32
+            assert bool(torch.isfinite(tensor).all())

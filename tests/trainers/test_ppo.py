@@ -1,0 +1,283 @@
+"""PPO: the first ratio is 1, the reference is where it began, and its guards stop it in time."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import trainer_world as tw
+from hhchat_trainers import state
+from hhchat_trainers.rollout import roll_out
+from safetensors.torch import load_file
+
+from hhchat.model import Adapter, LocalEngine, PreferenceModel, load_adapter, save_adapter
+from hhchat.model.lora import peft_tensors
+from hhchat.types import Draw, Exchange, HhchatError, Message, Sampling
+
+
+def start_adapter(world: tw.World, folder: Path, size: float = 0.05) -> Path:
+    """A policy adapter that is clearly not the bare base."""
+    adapter = Adapter(world.model.spec, 3, seed=8)
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for b in adapter.b.values():
+            b.normal_(0.0, size, generator=generator)
+    save_adapter(adapter, folder)
+    return folder
+
+
+class Term:
+    """A plugin's reward term that remembers what it was shown."""
+
+    question = "?"
+
+    def __init__(self, name: str, value) -> None:
+        self.name = name
+        self.value = value
+        self.seen: list[Exchange] = []
+
+    def score(self, exchanges):
+        self.seen += exchanges
+        return [self.value(e) for e in exchanges]
+
+
+def test_the_first_ratio_is_one_in_fp32(world):
+    ran = world.train(tw.ppo(minibatches=4, updates=3, micro_tokens=256), "fp32")
+    assert ran.values("ratio_error")[0] < 2e-6
+    # of a policy that has moved, micro-batches may round the last bit otherwise
+    assert max(ran.values("ratio_error")) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("loading", "limit"),
+    [
+        ({"dtype": "bf16"}, 0.02),
+        ({"quantization": "int8", "dtype": "fp32"}, 1e-5),
+        ({"quantization": "int8", "dtype": "bf16"}, 0.02),
+    ],
+)
+def test_the_first_ratio_is_one_within_a_tolerance_in_bf16_and_int8(make_world, loading, limit):
+    world = make_world(**loading)
+    pm = world.train(tw.pm(halves=False, anchors=8), "pm")
+    world.stages = {"pm": pm.context.out}
+    ran = world.train(tw.ppo(updates=2, minibatches=4, micro_tokens=256), "ppo")
+    assert max(ran.values("ratio_error")) < limit
+    assert all(math.isfinite(m.value) for m in ran.metrics)
+
+
+def test_the_reference_is_the_adapter_that_the_policy_began_as(world, tmp_path):
+    start = start_adapter(world, tmp_path / "start")
+    ran = world.train(tw.ppo(updates=2), "warm", start=start)
+    assert ran.values("kl")[0] == 0.0
+    assert ran.values("kl_k3")[0] == 0.0
+    assert ran.values("kl")[1] != 0.0
+    # with nothing learnt, what is saved is what it began as
+    still = world.train(tw.ppo(updates=1, learning_rate=0.0), "still", start=start)
+    tensors = [peft_tensors(load_adapter(world.model.spec, f)) for f in (start, still.context.out)]
+    assert all(tensors[0][k].equal(tensors[1][k]) for k in tensors[0])
+    assert next(m for m in still.result.measurements if m.name == "kl").value == 0.0
+    # and a first run begins as the bare base
+    assert world.train(tw.ppo(updates=1), "cold").values("kl") == [0.0]
+
+
+def test_raising_beta_lowers_the_kl(world):
+    kls = {}
+    for beta in (0.0, 3.0):
+        ran = world.train(tw.ppo(updates=6, beta=beta, learning_rate=4e-3), f"beta{beta}")
+        kls[beta] = ran.values("kl_k3")
+    assert kls[0.0][-1] > 0.05
+    assert kls[3.0][-1] < 0.7 * kls[0.0][-1]
+
+
+def test_the_controller_raises_beta_above_its_target_and_lowers_it_below(world):
+    up = world.train(tw.ppo(target_kl=1e-6, updates=4, learning_rate=6e-3), "up")
+    down = world.train(tw.ppo(target_kl=1e6), "down")
+    kls, betas = up.values("kl"), up.values("beta")
+    for kl, before, after in zip(kls, betas, betas[1:], strict=False):
+        assert (after > before) == (kl > 1e-6)
+    assert down.values("beta") == sorted(down.values("beta"), reverse=True)
+
+
+def test_kl_is_named_per_response_and_per_token_and_they_agree(world):
+    ran = world.train(tw.ppo(updates=3), "names")
+    for kl, token, length in zip(
+        ran.values("kl"), ran.values("kl_per_token"), ran.values("length"), strict=True
+    ):
+        assert kl == pytest.approx(token * length, abs=1e-5)
+    assert next(m for m in ran.result.measurements if m.name == "kl").unit == "nats/response"
+
+
+def test_prompts_come_from_the_training_prompts_alone_and_none_twice_in_a_pass(world):
+    term = Term("watch", lambda e: 0.0)
+    world.train(tw.ppo(updates=5, learning_rate=0.0), "prompts", terms=[(term, 1.0)])
+    asked = [e.messages for e in term.seen]
+    assert len(asked) == 5 * 16
+    pool = {p.messages for p in world.prompts}
+    assert set(asked) <= pool
+    assert not set(asked) & {p.messages for p in world.heldout_prompts}
+    assert set(asked[:40]) == set(asked[40:80]) == pool  # 40 prompts: two whole passes
+
+
+def test_a_reply_cut_by_its_length_loses_the_penalty_and_no_more(world):
+    scores = {}
+    for penalty in (0.0, 3.0):
+        hyper = tw.ppo(updates=1, unfinished_penalty=penalty, max_new_tokens=4, learning_rate=0.0)
+        ran = world.train(hyper, f"penalty{penalty}")
+        scores[penalty] = ran.values("score")[0]
+        unfinished = ran.values("unfinished")[0]
+    assert 0.0 < unfinished < 1.0
+    assert scores[0.0] - scores[3.0] == pytest.approx(3.0 * unfinished, abs=1e-5)
+
+
+def test_scores_are_near_zero_before_anything_is_learnt(world):
+    # normalised on replies of the reference and frozen
+    ran = world.train(tw.ppo(updates=1, batch=40, learning_rate=0.0), "zero")
+    pm = PreferenceModel.load(world.model, world.stages["pm"])
+    assert abs(ran.values("score")[0]) < 4 * (1 / 32 + 1 / 40) ** 0.5
+    assert pm.anchor[1] > 0
+
+
+def test_a_plugin_s_term_is_rewarded_by_its_weight_and_named_in_the_metrics(world):
+    term = Term("brief", lambda e: -float(len(e.reply)))
+    hyper = tw.ppo(updates=1, learning_rate=0.0)
+    plain = world.train(hyper, "plain")
+    with_ = world.train(hyper, "with", terms=[(term, 0.1)])
+    mean = sum(-len(e.reply) for e in term.seen) / len(term.seen)
+    assert with_.values("reward_brief")[0] == pytest.approx(mean)
+    gain = with_.values("score")[0] - plain.values("score")[0]
+    assert gain == pytest.approx(0.1 * mean, abs=1e-5)
+    assert with_.values("gauge") == plain.values("gauge")  # the gauge is the user's taste alone
+
+
+def test_a_plugin_s_term_that_is_not_a_number_is_named_once_and_changes_nothing(world):
+    term = Term("broken", lambda e: math.nan)
+    hyper = tw.ppo(updates=2)
+    plain = world.train(hyper, "plain")
+    with_ = world.train(hyper, "with", terms=[(term, 1.0)])
+    assert len([line for line in with_.told if "broken" in line]) == 1
+    assert tw.same_files(plain.context.out, with_.context.out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"max_kl": 0.01, "learning_rate": 1e-2, "updates": 6}, "over the budget of 0.01 nats"),
+        ({"max_unfinished": -0.5}, "do not end"),
+        ({"max_length_ratio": 1.0, "min_length_ratio": 1.0}, "times as long as at the start"),
+        ({"min_distinct": 2.0}, "distinct"),
+        ({"patience": 1, "learning_rate": 1e-2, "updates": 8}, "has not risen for 1 updates"),
+    ],
+)
+def test_a_guard_stops_the_run_with_its_reason_and_keeps_a_policy(world, changes, reason):
+    hyper = tw.ppo(**{"updates": 4, **changes})
+    ran = world.train(hyper, "guarded")
+    assert reason in ran.result.info["stop"]
+    assert any(reason in line for line in ran.told)
+    assert json.loads((ran.context.out / "ppo.json").read_text())["stop"]
+    assert len(ran.values("kl")) < hyper.updates
+    load_adapter(world.model.spec, ran.context.out)
+
+
+def test_two_losses_that_are_not_finite_end_the_run_with_the_start_kept(world, tmp_path):
+    start = start_adapter(world, tmp_path / "start", size=0.01)
+    hyper = tw.ppo(learning_rate=1e35, minibatches=4)
+    ran = world.train(hyper, "exploding", start=start)
+    assert "not finite" in ran.result.info["stop"]
+    assert len(ran.values("kl")) == 1
+    saved = peft_tensors(load_adapter(world.model.spec, ran.context.out))
+    began = peft_tensors(load_adapter(world.model.spec, start))
+    assert all(saved[k].equal(began[k]) for k in began)
+
+
+def test_the_policy_that_is_saved_is_the_best_one_by_the_gauge_and_not_the_last(world):
+    policies: list[dict[str, torch.Tensor]] = []
+
+    def look() -> bool:  # asked before each update: what is sealed is the policy of that update
+        sealed = state.unseal(ran.context.state)
+        if sealed is not None:
+            policies.append({k: v for k, v in sealed[0].items() if k.startswith("policy/")})
+        return False
+
+    class Fickle:  # praises what the user likes for five updates, and then its opposite
+        name = "fickle"
+        question = "?"
+        calls = 0
+
+        def score(self, exchanges):
+            self.calls += 1
+            sign = 1.0 if self.calls <= 5 else -3.0
+            return [sign * s for s in half.score(exchanges)]
+
+    half = PreferenceModel.load(world.model, world.stages["pm"] / "half-a")
+    ran = world.context("best", stopped=look, terms=[(Fickle(), 3.0)])
+    hyper = tw.ppo(updates=10, learning_rate=1e-2, smoothing=0.7, epochs=3)
+    result = hyper.train(ran.context)
+    smooth = ran.values("gauge_smooth")
+    best = max(range(len(smooth)), key=smooth.__getitem__)
+    assert result.info["best_update"] == best
+    assert 0 < best < 9  # a run whose best is in its middle, or this shows nothing
+    saved = load_adapter(world.model.spec, ran.context.out)
+    want = policies[best - 1]  # nothing was sealed before update 0
+    again = Adapter(world.model.spec, saved.rank)
+    state.restore_module("policy", again, want)
+    mine, theirs = peft_tensors(saved), peft_tensors(again)
+    assert all(mine[k].equal(theirs[k]) for k in mine)
+
+
+def test_the_gauge_is_what_the_two_halves_say_of_the_same_replies(world):
+    term = Term("watch", lambda e: 0.0)
+    ran = world.train(tw.ppo(updates=2), "gauge", terms=[(term, 1.0)])
+    for half in ("a", "b"):
+        pm = PreferenceModel.load(world.model, world.stages["pm"] / f"half-{half}")
+        for update in (0, 1):
+            scores = pm.score(term.seen[16 * update : 16 * update + 16])
+            want = sum(scores) / len(scores) / pm.anchor[1]
+            assert ran.values(f"gauge_{half}")[update] == pytest.approx(want, abs=1e-4)
+    both = zip(ran.values("gauge_a"), ran.values("gauge_b"), strict=True)
+    assert ran.values("gauge") == pytest.approx([(a + b) / 2 for a, b in both])
+
+
+def test_training_a_policy_leaves_base_and_preference_model_as_they_were(world):
+    def content() -> list[torch.Tensor]:
+        layers = world.model.trunk.layers
+        dense = [x.linears[n].dense(torch.float32).clone() for x in layers for n in x.linears]
+        files = sorted(world.stages["pm"].rglob("*.safetensors"))
+        return [*dense, *(t for f in files for _, t in sorted(load_file(str(f)).items()))]
+
+    before = content()
+    world.train(tw.ppo(), "ppo")
+    assert all(x.equal(y) for x, y in zip(before, content(), strict=True))
+
+
+def test_the_saved_policy_talks_as_the_policy_that_was_measured(world):
+    ran = world.train(tw.ppo(updates=3, learning_rate=1e-2), "talks")
+    engine = LocalEngine(world.model, lambda name: (name, ran.context.out))
+    draws = [Draw(p.messages, 5, Sampling(max_new_tokens=12), "s") for p in world.heldout_prompts]
+    policy = load_adapter(world.model.spec, ran.context.out)
+    rolled = roll_out(LocalEngine(world.model), policy, world.heldout_prompts, [5] * 16, 12)
+    assert [list(g.token_ids) for g in engine.generate(draws)] == [r.tokens for r in rolled]
+    assert [g.text for g in engine.generate(draws)] == [r.text for r in rolled]
+
+
+def test_long_conversations_are_trained_on_within_the_model_s_length(world):
+    long = [
+        m
+        for i in range(60)
+        for m in (Message("user", f"see the {tw.WORDS[i % 12]}"), Message("assistant", "the cat"))
+    ]
+    world.prompts = [tw.Prompt((*long, *p.messages)) for p in world.prompts[:16]]
+    ran = world.train(tw.ppo(updates=1, micro_tokens=600), "long")
+    assert ran.values("ratio_error")[0] < 1e-5
+    assert all(math.isfinite(m.value) for m in ran.metrics)
+
+
+def test_ppo_says_what_is_missing(world):
+    world.prompts = []
+    with pytest.raises(HhchatError, match="no training prompts"):
+        world.train(tw.ppo(), "nothing-to-ask")
+    world.stages = {}
+    with pytest.raises(HhchatError, match="needs a preference model"):
+        world.train(tw.ppo(), "no-pm")
