@@ -168,6 +168,8 @@ class PM:
                     best, stale = (now, {k: v.clone() for k, v in kept.items()}), 0
                 else:
                     stale += 1
+            # sealed as through when it stops early, so that a resumed run does not go on with it
+            through = stopping and stale > self.patience
             state.seal(
                 folder,
                 {
@@ -175,9 +177,13 @@ class PM:
                     **state.optimiser_tensors("adam", optimiser),
                     **({} if best is None else best[1]),
                 },
-                {"update": update + 1, "best": best[0] if best else None, "stale": stale},
+                {
+                    "update": updates if through else update + 1,
+                    "best": best[0] if best else None,
+                    "stale": stale,
+                },
             )
-            if stopping and stale > self.patience:
+            if through:
                 break
         if best is not None:
             state.restore_module("best", role, best[1])

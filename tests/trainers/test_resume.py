@@ -1,0 +1,139 @@
+"""A run that is stopped or killed and goes on ends as the run that was left alone: bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import trainer_world as tw
+from hhchat_trainers import state
+
+from hhchat.types import Cancelled, HhchatError
+
+
+def last_said(numbers: list) -> dict:
+    """Metrics by stage, step and name; an update that was done twice must have said the same."""
+    found: dict = {}
+    for stage, step, name, value in numbers:
+        assert found.setdefault((stage, step, name), value) == value, (stage, step, name)
+    return found
+
+
+@pytest.mark.parametrize("stage", ["pm", "ppo"])
+def test_a_run_killed_at_random_points_ends_bit_for_bit_as_the_run_left_alone(
+    stage, speaker, judged_world, tmp_path
+):
+    script = Path(__file__).parent / "killed_runs.py"
+    judge = judged_world.stages["pm"]
+    done = subprocess.run(
+        [sys.executable, str(script), str(speaker), str(judge), str(tmp_path / "runs"), stage, "6"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["killed"] >= 2
+    whole, killed = (tmp_path / "runs" / name for name in ("whole", "killed"))
+    assert tw.same_files(whole / "stage" / "out", killed / "stage" / "out")
+    assert tw.same_files(whole / "stage" / "out", killed / "stage" / "out", "*.json")
+    assert tw.same_files(whole / "stage" / "state", killed / "stage" / "state")
+    said = [
+        last_said(
+            [json.loads(x) for x in (f / "metrics.jsonl").read_text().splitlines() if x[-1:] == "]"]
+        )
+        for f in (whole, killed)
+    ]
+    assert said[0] == said[1]
+
+
+def goes_on(world: tw.World, trainer, every: int) -> tw.Ran:
+    """Train, asked to stop before every n-th update, until it is through."""
+    numbers: list = []
+    for _ in range(100):
+        asked = iter(range(every))
+        ran = world.context("often", stopped=lambda asked=asked: next(asked, None) is None)
+        try:
+            ran.result = trainer.train(ran.context)
+        except Cancelled:
+            numbers += ran.metrics
+            continue
+        ran.metrics[:0] = numbers
+        return ran
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        tw.pm(epochs=2, halves=True),
+        tw.pm(epochs=10, patience=1, learning_rate=2e-2, halves=True),  # stops early by itself
+        tw.ppo(updates=4, target_kl=0.5),
+        tw.ppo(updates=6, max_kl=0.02, learning_rate=1e-2),  # a guard ends it
+    ],
+    ids=["pm", "pm-stopping-early", "ppo", "ppo-guarded"],
+)
+def test_a_run_stopped_before_each_update_ends_as_the_run_left_alone(world, trainer):
+    world.comparisons = world.comparisons[:32]
+    alone = world.train(trainer, "alone")
+    often = goes_on(world, trainer, 1)
+    assert tw.same_files(alone.context.out, often.context.out)
+    assert last_said(often.numbers) == last_said(alone.numbers)
+    assert often.result.measurements == alone.result.measurements
+    assert often.result.info == alone.result.info
+
+
+def test_a_finished_stage_that_is_run_again_only_writes_the_same_result(world):
+    first = world.train(tw.ppo(updates=2), "twice")
+    before = {p.name: p.read_bytes() for p in first.context.out.iterdir()}
+    again = world.train(tw.ppo(updates=2), "twice")
+    assert again.result.info == first.result.info
+    assert not again.values("kl")  # no update was done again
+    assert {p.name: p.read_bytes() for p in again.context.out.iterdir()} == before
+
+
+def test_a_seal_that_was_cut_short_leaves_the_one_before_it(tmp_path):
+    state.seal(tmp_path, {"x": torch.ones(3)}, {"update": 1})
+    (tmp_path / f"{state.FILE}.new").write_bytes(b"half of")
+    tensors, numbers = state.unseal(tmp_path)
+    assert tensors["x"].equal(torch.ones(3))
+    assert numbers == {"update": 1}
+    (tmp_path / state.FILE).write_bytes(b"half of")
+    with pytest.raises(HhchatError, match="damaged"):
+        state.unseal(tmp_path)
+    assert state.unseal(tmp_path / "never") is None
+
+
+def test_seeds_of_different_places_are_unrelated_and_those_of_one_place_are_fixed():
+    assert state.seed_for(0, "rollout", 1, 2) == state.seed_for(0, "rollout", 1, 2)
+    places = [(s, n, i) for s in range(3) for n in ("a", "b") for i in range(50)]
+    assert len({state.seed_for(*p) for p in places}) == len(places)
+
+
+def test_an_optimiser_goes_on_from_its_sealed_moments(tmp_path):
+    def steps(optimiser, p, first, last):
+        for i in range(first, last):
+            p.grad = torch.full_like(p, float(i + 1))
+            optimiser.step()
+
+    def made():
+        p = torch.nn.Parameter(torch.ones(4))
+        return p, torch.optim.AdamW([p], lr=0.1)
+
+    whole, optimiser = made()
+    steps(optimiser, whole, 0, 6)
+    half, optimiser = made()
+    steps(optimiser, half, 0, 3)
+    state.seal(tmp_path, {"p": half, **state.optimiser_tensors("adam", optimiser)}, {})
+    again, optimiser = made()
+    tensors, _ = state.unseal(tmp_path)
+    with torch.no_grad():
+        again.copy_(tensors["p"])
+    state.restore_optimiser("adam", optimiser, tensors)
+    steps(optimiser, again, 3, 6)
+    assert again.equal(whole)
