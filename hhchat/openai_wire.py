@@ -75,7 +75,9 @@ class Server:
         listed = told.get("data") if isinstance(told, dict) else None
         if not isinstance(listed, list):
             raise self.nonsense("its list of models is not one")
-        return [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
+        names = [m.get("id") for m in listed if isinstance(m, dict)]
+        # A name is recorded and shown: one that would not be printed as it is, is none.
+        return [n for n in names if isinstance(n, str) and n and one_line(n, 200) == n]
 
     def error(self, what: str, *, transient: bool = False) -> ServerError:
         """An error about this server, the key cut out of whatever was quoted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hhchat.session import Pair
+from hhchat.text import one_line
 from hhchat.tui.dialogs import Ask, Write
 from hhchat.tui.keys import Stage
 from hhchat.tui.table import ChatTable
@@ -177,6 +178,8 @@ def writer(generation: Generation | None) -> str:
         return generation.source
     name = generation.snapshot or "?"
     words = "the base model" if name == "base" else name[:12]
+    if name.startswith("remote") and generation.base:  # a server's: the model's name says more
+        words = one_line(generation.base.partition("/")[2], 40)
     sampling = generation.sampling
     if sampling is not None and sampling.best_of > 1:
         words += f", best of {sampling.best_of}"

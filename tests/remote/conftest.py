@@ -50,7 +50,7 @@ def server() -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def crowded() -> Iterator[Running]:
     """A server with two models."""
-    yield from started("llama", "qwen")
+    yield from started("llama", "evil\x1b[2J", "two\nlines", "qwen")
 
 
 @pytest.fixture
