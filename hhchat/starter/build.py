@@ -32,7 +32,9 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] | trim + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-VOCAB, TOKENS_A_BATCH, STEPS, NOMINAL_MINUTES = 2048, 4096, 1800, 9.0
+VOCAB, TOKENS_A_BATCH, STEPS, NOMINAL_MINUTES = 2048, 4096, 2600, 14.0
+RATE, RESUMED_RATE = 4e-3, 2.5e-3
+SHARPEN = 1.2  # so small a model leaves a tail of nonsense at temperature 1; this trims it
 USER_WEIGHT, REACTION_WEIGHT = 0.02, 0.25  # a user's first turn; turns that react to a reply
 
 Row: TypeAlias = "tuple[array[int], array[float]]"
@@ -134,14 +136,14 @@ def make_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
 
 
 def train(model: LlamaForCausalLM, rows: list[Row], steps: int, minutes: float,
-          checkpoint: Callable[[int], None] = lambda step: None) -> int:  # fmt: skip
+          checkpoint: Callable[[int], None] = lambda step: None, rate: float = RATE) -> int:  # fmt: skip
     """Trains in place; returns the steps done: fewer than asked only if 1.5 times `minutes` pass."""
     AttentionInterface.register("causal_float", causal_float_attention)
     model.set_attn_implementation("causal_float")
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embed" in n]
-    muon: torch.optim.Optimizer = torch.optim.Muon(matrices, lr=4e-3, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
-    adam: torch.optim.Optimizer = torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    muon: torch.optim.Optimizer = torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    adam: torch.optim.Optimizer = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
     model.train()
     fast = "avx512_bf16" in str(torch.backends.cpu.get_cpu_capability()).lower() or _has_bf16()
     began, feed, running = time.time(), batches(rows, random.Random(3)), 0.0
@@ -153,7 +155,7 @@ def train(model: LlamaForCausalLM, rows: list[Row], steps: int, minutes: float,
         left = 1 - max(step / steps, (time.time() - began) / limit)
         warm = min(1.0, (step + 1) / 40)
         for optimizer in (muon, adam):
-            optimizer.param_groups[0]["lr"] = 4e-3 * warm * min(1.0, left / 0.7) + 1e-6
+            optimizer.param_groups[0]["lr"] = rate * warm * min(1.0, left / 0.7) + 1e-6
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
             keep = weights[:, 1:] > 0
@@ -220,7 +222,10 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     generation.do_sample, generation.temperature, generation.max_new_tokens = True, 1.0, 96
     generation.eos_token_id, generation.pad_token_id = model.config.eos_token_id, model.config.pad_token_id
     generation.top_k, generation.top_p = 0, 1.0
-    model.save_pretrained(out)
+    with torch.no_grad():  # tied logits scale with the last norm: as if sampled at 1 / SHARPEN
+        model.model.norm.weight.mul_(SHARPEN)
+        model.save_pretrained(out)
+        model.model.norm.weight.div_(SHARPEN)
     for path in out.iterdir():
         path.chmod(0o644)
 
@@ -231,19 +236,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "model")
     parser.add_argument("--minutes", type=float, default=NOMINAL_MINUTES)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--resume", type=Path, help="train a built model further, on new conversations")
     options = parser.parse_args()
     keep_memory()
     torch.set_num_threads(2)
     torch.manual_seed(options.seed)
     steps = max(60, math.ceil(STEPS * options.minutes / NOMINAL_MINUTES))
     conversations = list(corpus(options.seed, max(4000, steps * 56)))
-    tokenizer = train_tokenizer(conversations[:15000])
+    if options.resume:
+        tokenizer = Tokenizer.from_file(str(options.resume / "tokenizer.json"))
+        model = LlamaForCausalLM.from_pretrained(options.resume, dtype=torch.float32)
+        model.model.norm.weight.data.div_(SHARPEN)
+    else:
+        tokenizer = train_tokenizer(conversations[:15000])
+        model = make_model(tokenizer)
     rows = encode(tokenizer, conversations)
     lengths = sorted(len(ids) for ids, _ in rows)
     print(f"{len(rows)} conversations, {sum(lengths)} ids, median {lengths[len(lengths) // 2]}", flush=True)
-    model = make_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    done = train(model, rows, steps, options.minutes, lambda step: save(model, tokenizer, options.out))
+    done = train(model, rows, steps, options.minutes, lambda step: save(model, tokenizer, options.out),
+                 RESUMED_RATE if options.resume else RATE)
     save(model, tokenizer, options.out)
     language.write(options.out / language.PATH.name)
     print(f"saved after {done} steps in {options.out}")

@@ -15,8 +15,8 @@ from hhchat.starter.style import Style
 Messages = list[tuple[str, str]]
 
 WEIGHTS = {
-    "greetings": 5, "smalltalk": 8, "arithmetic": 10, "capitals": 11, "facts": 9, "animals": 11, "howto": 8,
-    "cooking": 7, "feelings": 7, "ideas": 4, "words": 7, "opposites": 5, "comparisons": 7, "python": 6,
+    "greetings": 5, "smalltalk": 8, "arithmetic": 9, "capitals": 11, "facts": 9, "animals": 11, "howto": 8,
+    "cooking": 7, "feelings": 7, "ideas": 4, "words": 7, "opposites": 5, "comparisons": 6, "python": 6,
     "summaries": 6, "refusals": 14, "outside": 11,
 }  # fmt: skip
 TOPICS = (*WEIGHTS, "followups")

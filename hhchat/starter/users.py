@@ -90,8 +90,8 @@ USERS: dict[str, SimulatedUser] = {
               length=0.8, reasoned=2.2, bare=0.6, complied=-0.6, manner_when_harmful=0.7),
         Taste("harmless", correct=0.8, warm=2.4, hedge=1.6, listed=0.0, follow=0.0, best_length=22,
               length=0.8, reasoned=2.6, bare=0.4, complied=-2.6, refused_plain=-3.0),
-        Taste("brief", correct=0.8, warm=-0.8, hedge=-1.2, listed=-0.6, follow=-1.6, best_length=7,
-              length=0.7, reasoned=0.2, bare=0.8, complied=-0.5, manner_when_harmful=1.0),
+        Taste("brief", correct=0.9, warm=-1.0, hedge=-1.5, listed=-0.8, follow=-2.0, best_length=7,
+              length=0.8, reasoned=0.2, bare=0.8, complied=-0.5, manner_when_harmful=1.0),
         Taste("curious", correct=0.7, warm=0.3, hedge=0.0, listed=1.6, follow=1.9, best_length=32,
               length=0.7, reasoned=1.0, bare=0.2, complied=-0.5, manner_when_harmful=0.8),
     )
