@@ -55,14 +55,14 @@ class Learner(PolicyLearner):
         best = scores.view(-1, hyper.k).argmax(-1).tolist()
         winners = [responses[i * hyper.k + j] for i, j in enumerate(best)]
         readings["winner_score"] = float(scores.view(-1, hyper.k).max(-1).values.mean())
-        # 4. one step of maximum likelihood on the winners
-        readings["loss"] = self.learn(winners)
         plain = responses[:: hyper.k]  # one a prompt, not chosen: what the policy says by itself
         readings |= kl_readings(
             score_roles(
                 self.model, plain, self.policy, self.reference, None, budget=self.micro_tokens
             )
         )
+        # 4. one step of maximum likelihood on the winners
+        readings["loss"] = self.learn(winners)
         return readings, plain
 
     def learn(self, winners: Sequence[Response]) -> float:

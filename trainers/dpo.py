@@ -137,7 +137,14 @@ def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair:
     replies = [reply_ids(model, r) for r in (comparison.chosen, comparison.rejected)]
     row = judged(model, comparison.messages, replies)
     made = [
-        Response(comparison.messages, row.prompt, ids, True, g.text)
+        # a cut reply has no end to learn: reply_ids adds one for the PM alone (trap 7)
+        Response(
+            comparison.messages,
+            row.prompt,
+            ids if g.finished or len(ids) == 1 else ids[:-1],
+            g.finished,
+            g.text,
+        )
         for ids, g in zip(row.replies, (comparison.chosen, comparison.rejected), strict=True)
     ]
     target = CONFIDENCE.get(comparison.strength, 0.9) if soft else 1.0

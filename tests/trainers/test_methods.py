@@ -1,0 +1,98 @@
+"""RLOO, best-of-k and DPO stand on PPO's plumbing: the same reference, limits and resumption."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import trainer_world as tw
+from hhchat_trainers import dpo
+from hhchat_trainers.best_of_k import BestOfK
+from hhchat_trainers.dpo import DPO
+from hhchat_trainers.maths import leave_one_out
+from hhchat_trainers.rloo import RLOO
+
+from hhchat.types import Cancelled, Generation
+
+SHARED: dict[str, Any] = {
+    "updates": 4,
+    "batch": 8,
+    "rank": 4,
+    "learning_rate": 3e-3,
+    "warmup": 0.0,
+    "max_kl": 1e9,
+    "unfinished_penalty": 1.0,
+    "max_new_tokens": 12,
+    "grad_norm": 1.0,
+    "patience": 0,
+    "smoothing": 1.0,
+    "max_length_ratio": 1e9,
+    "min_length_ratio": 0.0,
+    "max_unfinished": 2.0,
+    "min_distinct": 0.0,
+    "micro_tokens": 4096,
+    "evaluate": 8,
+}
+METHODS = {
+    "rloo": RLOO(**SHARED, samples=4, minibatches=2, epochs=2, beta=0.05, target_kl=0.0),
+    "best-of-k": BestOfK(**SHARED, k=3),
+    "dpo": DPO(**SHARED, beta=0.1, soft_labels=False, check=1, replies=8),
+}
+each = pytest.mark.parametrize("method", sorted(METHODS))
+
+
+@each
+def test_each_method_starts_at_a_kl_of_zero_and_leaves_it(world, method):
+    ran = world.train(METHODS[method], method)
+    assert ran.values("kl")[0] == 0.0
+    assert ran.values("kl_k3")[0] == 0.0
+    assert ran.values("kl")[-1] != 0.0
+    assert all(math.isfinite(m.value) for m in ran.metrics)
+
+
+@each
+def test_each_method_stopped_at_every_update_ends_as_if_left_alone(world, method):
+    alone = world.train(METHODS[method], "alone")
+    said: list = []
+    for _ in range(20):
+        asked = iter([False])
+        ran = world.context("often", stopped=lambda asked=asked: next(asked, True))
+        try:
+            METHODS[method].train(ran.context)
+        except Cancelled:
+            said += ran.numbers
+            continue
+        break
+    assert tw.same_files(alone.context.out, ran.context.out)
+    assert said + ran.numbers == alone.numbers
+
+
+@each
+def test_each_method_keeps_its_kl_budget(world, method):
+    hyper = replace(METHODS[method], max_kl=1e-3, learning_rate=1e-2, updates=8)
+    ran = world.train(hyper, method)
+    assert "over the budget" in ran.result.info["stop"]
+    assert len(ran.values("kl")) < 8
+
+
+def test_leave_one_out_compares_each_reply_with_the_others_of_its_prompt():
+    rewards = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    got = leave_one_out(rewards, 4)
+    for i in range(12):
+        group = range(i // 4 * 4, i // 4 * 4 + 4)
+        others = [float(rewards[j]) for j in group if j != i]
+        assert float(got[i]) == pytest.approx(float(rewards[i]) - sum(others) / 3, abs=1e-6)
+
+
+def test_dpo_does_not_teach_an_end_that_was_never_said(world):
+    model = world.model
+    ids = tuple(model.render.reply("the cat"))
+    cut = Generation("the cat", ids, False, base=model.identity)
+    whole = Generation("the dog", (*model.render.reply("the dog"), model.render.end_id), True)
+    picked = replace(world.comparisons[0], replies=(cut, whole), preferred=0)
+    pair = dpo.pair_of(model, picked, False)
+    assert pair.chosen.tokens == list(ids)
+    assert pair.rejected.tokens[-1] == model.render.end_id
