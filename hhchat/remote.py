@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 SNAPSHOT = "remote"  # what a reply's `snapshot` says; its `base` names the server and the model
 WORKERS = 4  # requests at once in `generate`
+SIDE_BY_SIDE = 8  # requests at once in `sample`: a pair, and room for `ask --n`
 POLL = 0.05  # seconds between two looks at `cancelled`
+BATCH = 64  # pieces passed on between two looks at it, while they come fast
 RETRY = 1.0  # seconds before `generate` asks again, once, for a row that failed in passing
 CUT = ("length", "max_tokens", "content_filter")  # finish reasons of a reply that did not end
 LOCAL = "local"  # `--server local`: the local model, whatever the settings say
@@ -157,7 +159,7 @@ class RemoteEngine:
         """Both rows at once. Raises ServerError after the last row's end when one broke off."""
         rows = self._rows(draws)
         failed: ServerError | None = None
-        for news in self._ask(rows, len(rows), cancelled):
+        for news in self._ask(rows, SIDE_BY_SIDE, cancelled):
             row = rows[news.row]
             if not news.ended:
                 shown = row.add(news.text)
@@ -243,18 +245,16 @@ class RemoteEngine:
         open_rows = set(range(len(rows)))
         try:
             while open_rows:
-                if cancelled():
-                    crew.halt()
+                stop = cancelled()
+                # What has arrived by now counts, also when it is time to stop.
+                for news in crew.heard(0 if stop else POLL):
+                    if news.ended:
+                        open_rows.discard(news.row)
+                    yield news
+                if stop:
                     for row in sorted(open_rows):
                         yield _News(row, ended=True)
                     return
-                try:
-                    news = crew.news.get(timeout=POLL)
-                except queue.Empty:
-                    continue
-                if news.ended:
-                    open_rows.discard(news.row)
-                yield news
         finally:
             crew.halt()
 
@@ -273,6 +273,17 @@ class _Crew:
     def start(self, workers: int) -> None:
         for _ in range(workers):
             threading.Thread(target=self._work, name="hhchat-remote", daemon=True).start()
+
+    def heard(self, wait: float) -> list[_News]:
+        """What has been heard since it was last asked; waits for the first of it."""
+        found = []
+        try:
+            found.append(self.news.get(timeout=wait) if wait else self.news.get_nowait())
+            while len(found) < BATCH:
+                found.append(self.news.get_nowait())
+        except queue.Empty:
+            pass
+        return found
 
     def halt(self) -> None:
         self._halted.set()
