@@ -243,15 +243,15 @@ class Call:
         """Where to ask instead, on the same server only: neither the key nor the talk leaves it."""
         server = self.server
         origin = f"{server.scheme}://{server.name}"
-        to = urlsplit(urljoin(origin + target, response.getheader("Location") or ""))
         try:
+            to = urlsplit(urljoin(origin + target, response.getheader("Location") or ""))
             same = (to.scheme, to.hostname, to.port or PORTS.get(to.scheme)) == (
                 server.scheme,
                 server.host.lower(),
                 server.port,
             )
         except ValueError:
-            same = False
+            raise server.nonsense("it redirects to what is no address") from None
         kept = method == "GET" or response.status in (307, 308)  # the others would drop the body
         if same and kept and re.fullmatch(r"[!-~]+", to.path):
             return to.path
