@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
 )
 VOCAB, TOKENS_A_BATCH, STEPS, NOMINAL_MINUTES = 2048, 4096, 2600, 14.0
 RATE, RESUMED_RATE = 4e-3, 2.5e-3
-SHARPEN = 1.2  # so small a model leaves a tail of nonsense at temperature 1; this trims it
+SHARPEN = 1.3  # so small a model leaves a tail of nonsense at temperature 1; this trims it
 USER_WEIGHT, REACTION_WEIGHT = 0.02, 0.25  # a user's first turn; turns that react to a reply
 
 Row: TypeAlias = "tuple[array[int], array[float]]"
