@@ -39,7 +39,8 @@ def run(
     "new"; by default the app opens on the conversation that was open last, unless `mode` is given.
     Raises HhchatError, before anything is drawn, when the store cannot be opened, when
     `resume` names no conversation, and BadInput (exit status 2) when there is no terminal.
-    After SIGTERM and SIGHUP the status is 128 plus the signal's number, the terminal restored.
+    After SIGTERM and SIGHUP the status is 128 plus the signal's number, the terminal restored; a
+    terminal that is gone counts as SIGHUP, and neither waits longer than a second for anything.
     Does not return, but ends the process with the same status, when a worker is stuck in the
     model and would keep the terminal waiting.
     """
@@ -47,6 +48,7 @@ def run(
     from hhchat.config import Config
     from hhchat.store import Store
     from hhchat.tui.app import ChatApp
+    from hhchat.tui.lifeline import Lifeline
     from hhchat.tui.setup import Setup
 
     setup = Setup(
@@ -57,7 +59,8 @@ def run(
             assert resume is not None
             store.conversation(resume)
         app = ChatApp(setup, store)
-        app.run()
+        with Lifeline(app.leave):
+            app.run()
         code = app.return_code or 0
         if app.failure:
             raise HhchatError(app.failure)

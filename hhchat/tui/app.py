@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import ClassVar
@@ -35,12 +34,13 @@ class ChatApp(App[None]):
         self.store = store
         self.chat: ChatScreen | None = None
         self.loader: pump.Loader | None = None
+        self.event_loop: asyncio.AbstractEventLoop | None = None
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = THEMES[0].name
 
     async def on_mount(self) -> None:
-        self._catch_signals()
+        self.event_loop = asyncio.get_running_loop()
         setup = self.setup
         try:
             session = self._session(setup)
@@ -94,7 +94,6 @@ class ChatApp(App[None]):
     def on_unmount(self) -> None:
         if self.chat is not None:
             self.chat.abandon()
-        self._release_signals()
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """For themes that do not know our one variable: a grey that shows on any ground."""
@@ -102,36 +101,26 @@ class ChatApp(App[None]):
 
     # Leaving ---------------------------------------------------------------------------------
 
-    def _catch_signals(self) -> None:
-        """Textual handles none of these, and would leave the terminal in its other screen."""
-        loop = asyncio.get_running_loop()
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None:
-                # Not on Windows, and not outside the main thread (some test runners)
-                with suppress(NotImplementedError, ValueError, RuntimeError):
-                    loop.add_signal_handler(number, self._signalled, int(number))
-
-    def _release_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None:
-                with suppress(NotImplementedError, ValueError, RuntimeError):
-                    loop.remove_signal_handler(number)
+    def leave(self, number: int) -> None:
+        """A signal asks the app to leave, or its terminal is gone. May be called in any thread."""
+        if self.event_loop is None:
+            return  # not mounted yet: whoever calls will not wait for long
+        self.event_loop.call_soon_threadsafe(self._signalled, number)
 
     def _signalled(self, number: int) -> None:
-        if self.chat is not None:
-            self.chat.abandon()
+        self._put_down()
         self.exit(return_code=128 + number)
 
-    async def action_quit(self) -> None:
+    def _put_down(self) -> None:
         """Everything is stored already, but for a pick that a full disk refused."""
         if self.chat is not None:
             self.chat.abandon()
             if self.chat.session.unsaved is not None:
                 with suppress(HhchatError):
                     self.chat.session.retry()
+
+    async def action_quit(self) -> None:
+        self._put_down()
         self.exit()
 
     # Palette ---------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import signal
 import struct
 import subprocess
@@ -38,11 +39,14 @@ class Terminal:
         self._master = master
         self._lock = threading.Lock()
         self._bytes = bytearray()
+        self._deaf = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        while True:
+        while not self._deaf.is_set():
+            if not select.select([self._master], [], [], 0.1)[0]:
+                continue
             try:
                 piece = os.read(self._master, 65536)
             except OSError:
@@ -68,6 +72,22 @@ class Terminal:
 
     def until_written(self, text: bytes, after: int = 0) -> None:
         self.until(lambda: text in self.written[after:])
+
+    def deaf(self) -> None:
+        """Read no more, and have the app draw until its writes block."""
+        self._deaf.set()
+        self._reader.join()
+        for width in range(60, 140):
+            fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
+            self.child.send_signal(signal.SIGWINCH)
+            time.sleep(0.03)
+
+    def vanish(self) -> None:
+        """The terminal's other end is closed; with no controlling terminal, no signal is sent."""
+        self._deaf.set()
+        self._reader.join()
+        os.close(self._master)
+        self._master = os.open(os.devnull, os.O_RDWR)
 
     def leave(self, number: signal.Signals | None = None) -> int:
         """Send a signal, or nothing, and wait for the end."""

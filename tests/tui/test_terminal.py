@@ -78,6 +78,32 @@ def test_a_terminal_that_is_gone_ends_the_app_and_loses_nothing(
         assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.parametrize("busy", ["idle", "streaming"])
+def test_a_terminal_that_vanishes_without_a_signal_ends_the_app_and_loses_nothing(
+    open_terminal: Any, tmp_path: Path, busy: str
+) -> None:
+    """Started in a session of its own, so that no terminal's end reaches it as SIGHUP."""
+    terminal = open_terminal("--slow")
+    terminal.until_written(b"ready")
+    if busy == "streaming":
+        terminal.type(b"do not lose me\r")
+        terminal.until_written(b"writing")
+    terminal.vanish()
+    assert terminal.child.wait(timeout=30) == 128 + signal.SIGHUP
+    with closing(sqlite3.connect(tmp_path / "hhchat.db")) as conn:
+        said = [("do not lose me",)] if busy == "streaming" else []
+        assert conn.execute("SELECT user FROM turn").fetchall() == said
+        assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_sigterm_ends_the_app_even_when_the_terminal_takes_no_more(open_terminal: Any) -> None:
+    terminal = open_terminal("--slow")
+    terminal.until_written(b"ready")
+    terminal.deaf()  # nobody reads: its buffer fills and every write blocks
+    terminal.child.send_signal(signal.SIGTERM)
+    assert terminal.child.wait(timeout=30) == 128 + signal.SIGTERM
+
+
 def test_without_a_terminal_it_says_so_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(APP), str(tmp_path / "x.db")],
