@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from hhchat.pool import Pool
-from hhchat.protocols import Engine, Objective
+from hhchat.protocols import Engine, Objective, Panel
 from hhchat.similar import near_identical
 from hhchat.types import (
     BadInput,
@@ -51,9 +51,11 @@ SEED_BITS = 31  # what every sampler and every SQLite integer holds
 
 
 class SessionPlugins(Protocol):
-    """What a session wants of the plugins: their questions, and someone to tell of a pick."""
+    """What a chat wants of the plugins: questions, panels, and someone to tell of a pick."""
 
     def objectives(self) -> Sequence[Objective]: ...
+
+    def panels(self) -> Sequence[Panel]: ...
 
     def question(self, mode: str, name: str = "") -> str: ...
 

@@ -134,6 +134,7 @@ class ChatApp(App[None]):
             yield SystemCommand(
                 "Conversations", "Search, open, rename, export, delete", screen.action_conversations
             )
+            yield SystemCommand("Progress", "What your picks taught", screen.action_dashboard)
             yield SystemCommand("Edit last message", "And send it again", screen.action_edit_last)
             yield SystemCommand("Branch", "Go on from an earlier turn", screen.action_branch)
             yield SystemCommand("Copy reply", "The last reply", screen.action_copy_reply)

@@ -9,15 +9,15 @@ from hhchat.tui.composer import LIMIT, Composer
 from hhchat.tui.conversations import Conversations
 from hhchat.tui.dialogs import Ask, Choose
 from hhchat.tui.help import Help
-from hhchat.tui.judging import Judging
 from hhchat.tui.keys import Stage, bindings
+from hhchat.tui.learning import Learning
 from hhchat.tui.pane import ReplyPane
 from hhchat.tui.setup import remember
 from hhchat.tui.welcome import Welcome
 from hhchat.types import HhchatError, Side
 
 
-class ChatScreen(Judging):
+class ChatScreen(Learning):
     """Where one lives: type, read two replies, pick, go on."""
 
     BINDINGS = bindings()

@@ -257,6 +257,16 @@ KEYS: tuple[Key, ...] = (
         minor=True,
     ),
     Key(
+        "dashboard",
+        "ctrl+g",
+        "ctrl+g",
+        "progress",
+        "Your picks, what they have taught, and how sure one can be of it",
+        _on(_R, _C, _F, _W),
+        group="Everywhere",
+        minor=True,
+    ),
+    Key(
         "command_palette",
         "ctrl+p",
         "ctrl+p",

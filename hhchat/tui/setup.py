@@ -66,16 +66,20 @@ def remembered(store_path: Path) -> str | None:
 class Progress:
     """Counts kept up to date pick by pick, in words."""
 
-    needed: int
+    least: int  # usable training pairs that a first training wants
     total: int = 0
     usable: int = 0
     known: bool = False  # the store has been asked
+    needed: int = 0
 
     def count(self, store: Store) -> None:
         """Start from what the store counts (it keeps the counts: this takes no time)."""
+        from hhchat.standing import needed  # not before the first frame
+
         stats = store.stats()
         self.total = stats["comparisons"]
         self.usable = stats["by_split"].get("train", 0)
+        self.needed = needed(store, self.least)
         self.known = True
 
     def add(self, comparisons: Sequence[Comparison], sign: int = 1) -> None:

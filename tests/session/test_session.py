@@ -433,6 +433,9 @@ class Listener:
     def objectives(self) -> list[Any]:
         return [Kind()]
 
+    def panels(self) -> list[Any]:
+        return []
+
     def question(self, mode: str, name: str = "") -> str:
         return "A plugin asks?"
 

@@ -74,3 +74,12 @@ def test_after_a_pick_in_light_colours(snap_compare: Any, app: ChatApp) -> None:
         await pick(pilot, "right")
 
     assert snap_compare(app, terminal_size=(100, 30), run_before=before)
+
+
+def test_progress_before_anything_was_learned(snap_compare: Any, app: ChatApp) -> None:
+    async def before(pilot: Pilot[Any]) -> None:
+        await calm(pilot)
+        await pilot.press("ctrl+g")
+        await wait_until(pilot, lambda: getattr(app.screen, "standing", None) is not None)
+
+    assert snap_compare(app, terminal_size=(80, 24), run_before=before)
