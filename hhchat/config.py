@@ -83,7 +83,7 @@ class TrainConfig:
         "Continue from the current policy instead of the base: a deviation from the paper.",
     )
     eval_prompts: int = setting(
-        64, "Held-out prompts the gate samples, for each of candidate and incumbent.", low=4
+        160, "Held-out prompts the gate samples, for each of candidate and incumbent.", low=4
     )
 
 

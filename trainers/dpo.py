@@ -33,10 +33,10 @@ class DPO(PolicySettings):
     """Hyperparameters of DPO; the `[dpo]` table. `batch` counts pairs."""
 
     name: ClassVar[str] = "dpo"
+    rate_by_width: ClassVar[float] = 0.05
 
     updates: int = setting(100, "Updates at most; guards may end the run before.", low=1)
     batch: int = setting(16, "Pairs an update.", low=2)
-    learning_rate: float = setting(2e-4, "Peak learning rate of the policy.", low=0.0)
     beta: float = setting(0.1, "Strength of the pull to the reference.", low=0.0)
     soft_labels: bool = setting(True, "Use the strength of a pick as a soft label.")
     check: int = setting(5, "Updates between looks at sampled replies.", low=1)

@@ -51,13 +51,15 @@ class PM:
         "where there is one; none: the bare base.",
     )
     rank: int = setting(16, "LoRA rank of the adapter, where no prior sets it.", low=1)
-    learning_rate: float = setting(5e-4, "Peak learning rate.", low=0.0)
+    learning_rate: float | None = setting(
+        None, "Peak learning rate; none: 0.077 / width (3e-4 for the starter).", low=0.0
+    )
     head_rate: float = setting(
-        10.0, "Learning rate of the scalar head, times learning_rate.", low=0.0
+        50.0, "Learning rate of the scalar head, times learning_rate, at width 256.", low=0.0
     )
     weight_decay: float = setting(0.01, "AdamW weight decay.", low=0.0)
     epochs: int = setting(1, "Passes over the picks; more overfit a few hundred of them.", low=1)
-    batch_pairs: int = setting(8, "Pairs an update.", low=1)
+    batch_pairs: int = setting(4, "Pairs an update.", low=1)
     warmup: float = setting(0.1, "Share of the updates that warm up.", low=0.0, high=1.0)
     soft_labels: bool = setting(True, "Use the strength of a pick as a soft label.")
     halves: bool = setting(True, "Fit two more models on two halves of the picks, as gauges.")
@@ -76,12 +78,9 @@ class PM:
             raise HhchatError(f"only {len(pairs)} usable comparisons for the preference model")
 
         # 2. the full model, then one on each half of the picks (section 4.2)
-        order = torch.randperm(len(pairs), generator=state.generator_for(context.seed, "halves"))
-        half = len(pairs) // 2
         parts = {"full": pairs}
-        if self.halves and half >= 4:
-            parts["a"] = [pairs[i] for i in order[:half].tolist()]
-            parts["b"] = [pairs[i] for i in order[half:].tolist()]
+        if self.halves and len(pairs) >= 8:
+            parts |= halves(pairs, state.seed_for(context.seed, "halves"))
         total = sum(self.updates(len(p)) for p in parts.values())
         models: dict[str, PreferenceModel] = {}
         done = 0
@@ -105,7 +104,8 @@ class PM:
             folder = context.out if which == "full" else context.out / f"half-{which}"
             made.info = {"pairs": len(parts[which]), "seed": context.seed}
             made.save(folder)
-        return StageResult(tuple(measured), preference=context.out)
+        gauges = {which: str(context.out / f"half-{which}") for which in models if which != "full"}
+        return StageResult(tuple(measured), preference=context.out, info={"gauges": gauges})
 
     def updates(self, pairs: int) -> int:
         return max(1, math.ceil(pairs / self.batch_pairs)) * self.epochs
@@ -125,12 +125,15 @@ class PM:
         made = PreferenceModel(model, self.start(model, seed))
         role = made.role
         head = [*role.head.parameters(), role.context_end]
+        width = model.spec.hidden
+        peak = 0.077 / width if self.learning_rate is None else self.learning_rate
         groups = [
             {"params": list(role.adapter.parameters()), "factor": 1.0},
-            {"params": head, "factor": self.head_rate, "weight_decay": 0.0},
+            # Adam moves a readout of H inputs by H times its rate: the wider, the slower
+            {"params": head, "factor": self.head_rate * 256 / width, "weight_decay": 0.0},
         ]
         optimiser = torch.optim.AdamW(
-            groups, lr=self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
+            groups, lr=peak, betas=(0.9, 0.95), weight_decay=self.weight_decay
         )
         folder = context.state / which
         updates, first = self.updates(len(pairs)), 0
@@ -156,7 +159,7 @@ class PM:
             batch = [pairs[i] for i in order[at * self.batch_pairs : (at + 1) * self.batch_pairs]]
             factor = warm_up(update, updates, self.warmup)
             for group in optimiser.param_groups:
-                group["lr"] = self.learning_rate * group["factor"] * factor
+                group["lr"] = peak * group["factor"] * factor
             loss, right = self.update(made, optimiser, batch)
             log(context, done + update, which, {"loss": loss, "accuracy": right})
             context.log(Metric("pm", done + update, "progress", (done + update + 1) / total))
@@ -253,6 +256,7 @@ class Pair:
 
     row: Judged
     target: float
+    talk: str = ""  # the conversation it is of
 
 
 def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
@@ -262,7 +266,21 @@ def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
     if chosen == rejected:
         return None
     target = CONFIDENCE.get(comparison.strength, 0.9) if soft else 1.0
-    return Pair(judged(model, comparison.messages, [chosen, rejected]), target)
+    talk = comparison.conversation or comparison.messages[0].content
+    return Pair(judged(model, comparison.messages, [chosen, rejected]), target, talk)
+
+
+def halves(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
+    """Two halves by whole conversations, so that no turn of one is tested on its neighbours."""
+    talks: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        talks.setdefault(pair.talk, []).append(pair)
+    names = list(talks)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    found: dict[str, list[Pair]] = {"a": [], "b": []}
+    for i in order:
+        found["a" if len(found["a"]) <= len(found["b"]) else "b"] += talks[names[i]]
+    return found if found["a"] and found["b"] else {}
 
 
 def gaps(made: PreferenceModel, pairs: Sequence[Pair]) -> list[float]:

@@ -42,15 +42,15 @@ class PPO(PolicySettings):
     name: ClassVar[str] = "ppo"
 
     minibatches: int = setting(2, "Minibatches an epoch.", low=1)
-    epochs: int = setting(4, "Passes over each batch: the paper's K.", low=1)
+    epochs: int = setting(1, "Passes over each batch: the paper's K (1, 2 or 4).", low=1)
     value_rate: float = setting(2.0, "Learning rate of the value role, times learning_rate.", low=0)
     clip: float = setting(0.2, "PPO's epsilon.", low=0.0)
     value_clip: float = setting(0.2, "Clip of the value's move from its rollout value.", low=0.0)
     value_weight: float = setting(0.1, "Weight of the value loss.", low=0.0)
     gamma: float = setting(1.0, "Discount.", low=0.0, high=1.0)
     lam: float = setting(0.95, "GAE lambda.", low=0.0, high=1.0)
-    beta: float = setting(0.05, "First KL coefficient, per nat, for scores of sd 1.", low=0.0)
-    target_kl: float = setting(5.0, "KL the controller steers to; 0 keeps beta fixed.", low=0.0)
+    beta: float = setting(0.15, "Least KL coefficient, per nat, for scores of sd 1.", low=0.0)
+    target_kl: float = setting(5.0, "KL above which beta rises; 0 keeps beta fixed.", low=0.0)
 
     def train(self, context: TrainingContext) -> StageResult:
         """Improve the policy. Raises HhchatError without a preference model or prompts."""
@@ -108,7 +108,8 @@ class Learner(PolicyLearner):
         readings["explained_variance"] = float(variance)
         if hyper.target_kl > 0:
             kl = response_kl(scored.logprobs_BT, scored.reference_BT, mask)
-            self.beta = adapt_beta(self.beta, float(kl.mean()), hyper.target_kl)
+            # never below where it began: early on KL is small and would talk beta down to nothing
+            self.beta = max(hyper.beta, adapt_beta(self.beta, float(kl.mean()), hyper.target_kl))
         return readings, responses
 
     def learn(

@@ -34,8 +34,8 @@ class RLOO(PolicySettings):
     minibatches: int = setting(2, "Minibatches an epoch.", low=1)
     epochs: int = setting(2, "Passes over each batch.", low=1)
     clip: float = setting(0.2, "Clip of the probability ratio.", low=0.0)
-    beta: float = setting(0.05, "First KL coefficient, per nat, for scores of sd 1.", low=0.0)
-    target_kl: float = setting(5.0, "KL the controller steers to; 0 keeps beta fixed.", low=0.0)
+    beta: float = setting(0.15, "Least KL coefficient, per nat, for scores of sd 1.", low=0.0)
+    target_kl: float = setting(5.0, "KL above which beta rises; 0 keeps beta fixed.", low=0.0)
 
     def train(self, context: TrainingContext) -> StageResult:
         return Learner(self, context).run()
@@ -72,7 +72,7 @@ class Learner(PolicyLearner):
         readings |= kl_readings(scored)
         readings["beta"] = self.beta
         if hyper.target_kl > 0:
-            self.beta = adapt_beta(self.beta, float(kl.mean()), hyper.target_kl)
+            self.beta = max(hyper.beta, adapt_beta(self.beta, float(kl.mean()), hyper.target_kl))
         return readings, responses
 
     def learn(

@@ -1,5 +1,8 @@
 """torch lives here: one base, adapters as roles, the prompt format, sampling and the PM."""
 
+from hhchat.model import threads as threads  # first: it must come before torch
+
+# isort: split
 from hhchat.model.base import Model, load_model
 from hhchat.model.engine import LocalEngine
 from hhchat.model.locate import STARTER, estimate, read_config

@@ -94,7 +94,9 @@ def peft_tensors(adapter: Adapter) -> dict[str, Tensor]:
     return tensors
 
 
-def save_adapter(adapter: Adapter, folder: Path, base: str = "") -> None:
+def save_adapter(
+    adapter: Adapter, folder: Path, base: str = "", dtype: torch.dtype = torch.float32
+) -> None:
     """Write peft's two files into `folder`."""
     from safetensors.torch import save_file
 
@@ -110,7 +112,8 @@ def save_adapter(adapter: Adapter, folder: Path, base: str = "") -> None:
         "bias": "none",
         "target_modules": modules,
     }
-    save_file(peft_tensors(adapter), str(folder / "adapter_model.safetensors"))
+    tensors = {name: t.to(dtype) for name, t in peft_tensors(adapter).items()}
+    save_file(tensors, str(folder / "adapter_model.safetensors"))
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1))
 
 

@@ -197,11 +197,13 @@ class PreferenceModel:
                 scores[i] = value - self.anchor[0]
         return scores
 
-    def save(self, folder: Path) -> None:
-        """Adapter in peft's layout, head and embedding in head.safetensors, numbers in pm.json."""
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Adapter in peft's layout, head and embedding in head.safetensors, numbers in pm.json.
+
+        `dtype` is that of the adapter's file."""
         from safetensors.torch import save_file
 
-        save_adapter(self.role.adapter, folder, self.model.name)
+        save_adapter(self.role.adapter, folder, self.model.name, dtype)
         tensors = {
             "context_end": self.role.context_end.detach().cpu().contiguous(),
             "head.weight": self.role.head.weight.detach().cpu().contiguous(),

@@ -168,7 +168,10 @@ def test_a_plugin_s_term_that_is_not_a_number_is_named_once_and_changes_nothing(
         ({"max_unfinished": -0.5}, "do not end"),
         ({"max_length_ratio": 1.0, "min_length_ratio": 1.0}, "times as long as at the start"),
         ({"min_distinct": 2.0}, "distinct"),
-        ({"patience": 1, "learning_rate": 1e-2, "updates": 8}, "has not risen for 1 updates"),
+        (
+            {"patience": 1, "learning_rate": 0.0, "updates": 8, "smoothing": 1.0},
+            "has not risen for 1 updates",
+        ),
     ],
 )
 def test_a_guard_stops_the_run_with_its_reason_and_keeps_a_policy(world, changes, reason):

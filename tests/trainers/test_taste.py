@@ -33,7 +33,4 @@ def test_picks_of_a_taste_raise_the_share_of_replies_that_meet_it(world):
         ]
         shares[snapshot] = tw.liked_share([g.text for g in engine.generate(draws)])
     assert shares["new"] > shares["base"] + 0.15
-    gains = [m.value for m in ran.result.measurements if m.name.startswith("gauge_gain")]
-    assert len(gains) == 2
-    assert min(gains) > 0  # the halves, which never trained it, agree
     assert 0 < next(m.value for m in ran.result.measurements if m.name == "kl") < 10
