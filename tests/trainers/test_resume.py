@@ -24,6 +24,11 @@ def last_said(numbers: list) -> dict:
     return found
 
 
+def shown(info):
+    """What a stage says of itself, without the folders that it wrote to."""
+    return {k: v for k, v in info.items() if k != "gauges"}
+
+
 @pytest.mark.parametrize("stage", ["pm", "ppo"])
 def test_a_run_killed_at_random_points_ends_bit_for_bit_as_the_run_left_alone(
     stage, speaker, judged_world, tmp_path
@@ -85,14 +90,14 @@ def test_a_run_stopped_before_each_update_ends_as_the_run_left_alone(world, trai
     assert tw.same_files(alone.context.out, often.context.out)
     assert last_said(often.numbers) == last_said(alone.numbers)
     assert often.result.measurements == alone.result.measurements
-    assert often.result.info == alone.result.info
+    assert shown(often.result.info) == shown(alone.result.info)
 
 
 def test_a_finished_stage_that_is_run_again_only_writes_the_same_result(world):
     first = world.train(tw.ppo(updates=2), "twice")
     before = {p.name: p.read_bytes() for p in first.context.out.iterdir()}
     again = world.train(tw.ppo(updates=2), "twice")
-    assert again.result.info == first.result.info
+    assert shown(again.result.info) == shown(first.result.info)
     assert not again.values("kl")  # no update was done again
     assert {p.name: p.read_bytes() for p in again.context.out.iterdir()} == before
 
