@@ -99,9 +99,22 @@ WRAPS_HELD = ("One thing: {q}", "Question for you: {q}", "{q} I am curious.", "H
 
 AND_ALSO = ("And {x}?", "What about {x}?", "And what about {x}?", "How about {x}?", "And for {x}?")
 AND_ALSO_HELD = ("Now {x}?", "And how about {x}?")
-SHORTER = ("Make it shorter.", "Shorter please.", "Too long.", "Say that in fewer words.", "In short?")
+SHORTER = (
+    "Make it shorter.",
+    "Shorter please.",
+    "Too long.",
+    "Say that in fewer words.",
+    "In short?",
+)
 SHORTER_HELD = ("Can you say it shorter?", "Fewer words please.")
-MORE = ("Tell me more.", "More please.", "Yes please.", "Go on.", "Can you add more detail?", "And then?")
+MORE = (
+    "Tell me more.",
+    "More please.",
+    "Yes please.",
+    "Go on.",
+    "Can you add more detail?",
+    "And then?",
+)
 MORE_HELD = ("Please tell me more.", "Can you say more?")
 AS_LIST = ("As a list please.", "Make that a list.", "Can I have it as a list?", "List it.")
 AS_LIST_HELD = ("Please make it a list.", "Give it to me as a list.")
@@ -109,7 +122,12 @@ WHY = ("Why?", "Why is that?", "How come?", "Why so?", "Can you say why?")
 WHY_HELD = ("And why?", "Why is it so?")
 SURE = ("Are you sure?", "Is that right?", "Really?", "Can I trust that?")
 SURE_HELD = ("Is that correct?", "Are you sure about that?")
-WRONG = ("That is wrong.", "That is not right.", "I think you made a mistake.", "No, that is false.")
+WRONG = (
+    "That is wrong.",
+    "That is not right.",
+    "I think you made a mistake.",
+    "No, that is false.",
+)
 RIGHT = ("That is right.", "Correct.", "Yes, that is true.")
 LIKED = {
     "warm": ("You are so kind.", "How friendly you are.", "That was warm and nice."),

@@ -72,7 +72,9 @@ def encode(tokenizer: Tokenizer, conversations: list[Messages]) -> list[Row]:
             ids, weights, seen_reply = array("H"), array("f"), False
             for role, _ in talk:
                 body = next(texts).ids
-                weight = 1.0 if role == "assistant" else REACTION_WEIGHT if seen_reply else USER_WEIGHT
+                weight = (
+                    1.0 if role == "assistant" else REACTION_WEIGHT if seen_reply else USER_WEIGHT
+                )
                 seen_reply = seen_reply or role == "assistant"
                 ids.extend([ids_of[f"<|{role}|>"], *body, ids_of["<|end|>"]])
                 weights.extend([0.0, *[weight] * (len(body) + 1)])
@@ -142,8 +144,12 @@ def train(model: LlamaForCausalLM, rows: list[Row], steps: int, minutes: float,
     model.set_attn_implementation("causal_float")
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embed" in n]
-    muon: torch.optim.Optimizer = torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
-    adam: torch.optim.Optimizer = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+    muon: torch.optim.Optimizer = torch.optim.Muon(
+        matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
+    )
+    adam: torch.optim.Optimizer = torch.optim.AdamW(
+        others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0
+    )
     model.train()
     fast = "avx512_bf16" in str(torch.backends.cpu.get_cpu_capability()).lower() or _has_bf16()
     began, feed, running = time.time(), batches(rows, random.Random(3)), 0.0
@@ -220,7 +226,10 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
         template.unlink()
     generation = model.generation_config
     generation.do_sample, generation.temperature, generation.max_new_tokens = True, 1.0, 96
-    generation.eos_token_id, generation.pad_token_id = model.config.eos_token_id, model.config.pad_token_id
+    generation.eos_token_id, generation.pad_token_id = (
+        model.config.eos_token_id,
+        model.config.pad_token_id,
+    )
     generation.top_k, generation.top_p = 0, 1.0
     with torch.no_grad():  # tied logits scale with the last norm: as if sampled at 1 / SHARPEN
         model.model.norm.weight.mul_(SHARPEN)
@@ -236,7 +245,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "model")
     parser.add_argument("--minutes", type=float, default=NOMINAL_MINUTES)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--resume", type=Path, help="train a built model further, on new conversations")
+    parser.add_argument(
+        "--resume", type=Path, help="train a built model further, on new conversations"
+    )
     options = parser.parse_args()
     keep_memory()
     torch.set_num_threads(2)
@@ -252,10 +263,19 @@ def main() -> None:
         model = make_model(tokenizer)
     rows = encode(tokenizer, conversations)
     lengths = sorted(len(ids) for ids, _ in rows)
-    print(f"{len(rows)} conversations, {sum(lengths)} ids, median {lengths[len(lengths) // 2]}", flush=True)
+    print(
+        f"{len(rows)} conversations, {sum(lengths)} ids, median {lengths[len(lengths) // 2]}",
+        flush=True,
+    )
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    done = train(model, rows, steps, options.minutes, lambda step: save(model, tokenizer, options.out),
-                 RESUMED_RATE if options.resume else RATE)
+    done = train(
+        model,
+        rows,
+        steps,
+        options.minutes,
+        lambda step: save(model, tokenizer, options.out),
+        RESUMED_RATE if options.resume else RATE,
+    )
     save(model, tokenizer, options.out)
     language.write(options.out / language.PATH.name)
     print(f"saved after {done} steps in {options.out}")

@@ -108,7 +108,11 @@ def sibling(item: Item, rng: Random) -> Item | None:
     if item.family not in ("capital", "continent", "language", "young", "food", "home", "meaning", "opposite",
                            "sum", "how", "cook", "python", "day", "month"):  # fmt: skip
         return None
-    pool = [it for it in by_topic()[item.topic] if it.family == item.family and it is not item and not it.unseen]
+    pool = [
+        it
+        for it in by_topic()[item.topic]
+        if it.family == item.family and it is not item and not it.unseen
+    ]
     return rng.choice(pool)
 
 
@@ -136,7 +140,12 @@ def _remark(item: Item | None, was: Style, rng: Random) -> tuple[str, tuple[str,
     elif item is not None:
         sides.append("hedge" if was.hedge else "firm")
     side = rng.choice(sides)
-    ok = ("I will keep that in mind.", "Good to know.", "I take note of that.", "That is how I answered.")
+    ok = (
+        "I will keep that in mind.",
+        "Good to know.",
+        "I take note of that.",
+        "That is how I answered.",
+    )
     return rng.choice(asks.LIKED[side]), ok
 
 
@@ -160,23 +169,50 @@ def follow_up(item: Item | None, was: Style, look: Style, rng: Random, held: boo
     plain = replace(look, listed=False, detail=0, hedge=False)
     if item is None or move in ("thanks", "remark"):
         if move == "thanks" or (item is None and rng.random() < 0.3):
-            return rng.choice(asks.THANKS), _note(("You are welcome.", "Any time.", "No problem."), look, rng), item, plain
+            return (
+                rng.choice(asks.THANKS),
+                _note(("You are welcome.", "Any time.", "No problem."), look, rng),
+                item,
+                plain,
+            )
         text, answers = _remark(item, was, rng)
         return text, _note(answers, look, rng), item, plain
     if move == "also":
         other = sibling(item, rng) or item
-        return say(asks.AND_ALSO, asks.AND_ALSO_HELD).format(x=other.subject), style.reply(other, look, rng), other, look
+        return (
+            say(asks.AND_ALSO, asks.AND_ALSO_HELD).format(x=other.subject),
+            style.reply(other, look, rng),
+            other,
+            look,
+        )
     if move == "why":
-        return say(asks.WHY, asks.WHY_HELD), _because(item, look, rng), item, replace(plain, hedge=look.hedge)
+        return (
+            say(asks.WHY, asks.WHY_HELD),
+            _because(item, look, rng),
+            item,
+            replace(plain, hedge=look.hedge),
+        )
     same: dict[str, object] = {"wrong": was.wrong, "refuse": was.refuse}
     if move == "shorter":
         look = replace(look, detail=0, listed=False, hedge=look.hedge and rng.random() < 0.3, wrong=was.wrong,
                        refuse=was.refuse, reason=False)  # fmt: skip
         return say(asks.SHORTER, asks.SHORTER_HELD), style.reply(item, look, rng), item, look
     if move == "more":
-        return say(asks.MORE, asks.MORE_HELD), _again(item, look, rng, detail=2, reason=True, **same), item, look
+        return (
+            say(asks.MORE, asks.MORE_HELD),
+            _again(item, look, rng, detail=2, reason=True, **same),
+            item,
+            look,
+        )
     if move == "list":
-        look = replace(look, listed=rng.random() < 0.85, wrong=was.wrong, refuse=was.refuse, detail=1, reason=True)
+        look = replace(
+            look,
+            listed=rng.random() < 0.85,
+            wrong=was.wrong,
+            refuse=was.refuse,
+            detail=1,
+            reason=True,
+        )
         return say(asks.AS_LIST, asks.AS_LIST_HELD), style.reply(item, look, rng), item, look
     if move == "sure":
         sure = ("Yes, {c}.", "I am sure that {c}.", "It is so: {c}.")
@@ -186,9 +222,19 @@ def follow_up(item: Item | None, was: Style, look: Style, rng: Random, held: boo
     truth = rng.choice(item.core)
     if was.wrong:
         sorry = ("I am sorry, {c}.", "You are right, {c}.", "Yes, that was my mistake: {c}.")
-        return rng.choice(asks.WRONG), style.dress(rng.choice(sorry).format(c=truth), item.topic, look, rng), item, plain
+        return (
+            rng.choice(asks.WRONG),
+            style.dress(rng.choice(sorry).format(c=truth), item.topic, look, rng),
+            item,
+            plain,
+        )
     good = ("Good to hear.", "I am glad that it is right.", "Yes, {c}.")
-    return rng.choice(asks.RIGHT), style.dress(rng.choice(good).format(c=truth), item.topic, look, rng), item, plain
+    return (
+        rng.choice(asks.RIGHT),
+        style.dress(rng.choice(good).format(c=truth), item.topic, look, rng),
+        item,
+        plain,
+    )
 
 
 def conversation(rng: Random) -> Messages:
@@ -223,4 +269,6 @@ def corpus(seed: int, n: int) -> Iterator[Messages]:
 
 def fact_count() -> int:
     """Distinct facts and steps in the tables."""
-    return sum(len(it.core) if it.form == "steps" else 1 for it in items() if it.form in ("fact", "steps"))
+    return sum(
+        len(it.core) if it.form == "steps" else 1 for it in items() if it.form in ("fact", "steps")
+    )

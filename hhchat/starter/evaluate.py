@@ -42,7 +42,9 @@ def prompt_ids(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list[int]
 def sample(model: Any, tokenizer: Any, prompts: Sequence[StarterPrompt], copies: int,
            batch: int = 256) -> list[list[tuple[str, bool]]]:  # fmt: skip
     """For each prompt, `copies` replies at temperature 1 and whether each ended by itself."""
-    rows = [(i, prompt_ids(tokenizer, p.messages)) for i, p in enumerate(prompts) for _ in range(copies)]
+    rows = [
+        (i, prompt_ids(tokenizer, p.messages)) for i, p in enumerate(prompts) for _ in range(copies)
+    ]
     rows.sort(key=lambda row: len(row[1]))
     out: list[list[tuple[str, bool]]] = [[] for _ in prompts]
     for start in range(0, len(rows), batch):
@@ -64,9 +66,13 @@ def _share(values: Sequence[bool]) -> float:
     return round(sum(values) / len(values), 4) if values else float("nan")
 
 
-def report(prompts: Sequence[StarterPrompt], replies: list[list[tuple[str, bool]]]) -> dict[str, Any]:
+def report(
+    prompts: Sequence[StarterPrompt], replies: list[list[tuple[str, bool]]]
+) -> dict[str, Any]:
     """The figures for two or more replies a prompt."""
-    flat = [(p, text, ended) for p, row in zip(prompts, replies, strict=True) for text, ended in row]
+    flat = [
+        (p, text, ended) for p, row in zip(prompts, replies, strict=True) for text, ended in row
+    ]
     inside = [row for row in flat if row[0].kind != "outside"]
     plain = [row for row in flat if row[0].kind == "plain"]
     harmful = [row[1] for row in flat if row[0].kind == "harmful"]
@@ -99,7 +105,9 @@ def report(prompts: Sequence[StarterPrompt], replies: list[list[tuple[str, bool]
     }  # fmt: skip
 
 
-def headroom(prompts: Sequence[StarterPrompt], replies: list[list[tuple[str, bool]]]) -> dict[str, Any]:
+def headroom(
+    prompts: Sequence[StarterPrompt], replies: list[list[tuple[str, bool]]]
+) -> dict[str, Any]:
     """For each user: the spread of the utility, how often a noisy pick is right, and how often the
     best of k by the truth beats one more sample (ties count half)."""
     out: dict[str, Any] = {}
@@ -119,7 +127,9 @@ def headroom(prompts: Sequence[StarterPrompt], replies: list[list[tuple[str, boo
         for k in (4, 8, 16):
             if table.shape[1] > k:
                 best, other = table[:, :k].amax(1), table[:, k]
-                row[f"best_of_{k}"] = ((best > other).double() + 0.5 * (best == other).double()).mean().item()
+                row[f"best_of_{k}"] = (
+                    ((best > other).double() + 0.5 * (best == other).double()).mean().item()
+                )
         out[name] = {key: round(value, 3) for key, value in row.items()}
     return out
 
@@ -129,7 +139,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=str(MODEL))
     parser.add_argument("-n", type=int, default=400, help="held-out prompts")
-    parser.add_argument("--headroom", action="store_true", help="17 samples a prompt, best-of-k by the truth")
+    parser.add_argument(
+        "--headroom", action="store_true", help="17 samples a prompt, best-of-k by the truth"
+    )
     parser.add_argument("--show", type=int, default=0, help="print that many exchanges")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

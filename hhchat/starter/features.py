@@ -11,7 +11,39 @@ from hhchat.starter import language, style, world_steps, world_talk
 from hhchat.starter.items import Item
 from hhchat.starter.resolve import Message, Request, plain, resolve
 
-_KIND = {"glad", "happy", "friend", "lovely", "pleasure", "dear", "care", "cheering", "wonderful", "great", "enjoy", "wishing", "joy", "nice", "delighted", "hug", "thanks", "thank", "good", "love", "course", "hope", "fun", "got", "wish", "welcome", "kind", "place", "always", "side", "sorry"}
+_KIND = {
+    "glad",
+    "happy",
+    "friend",
+    "lovely",
+    "pleasure",
+    "dear",
+    "care",
+    "cheering",
+    "wonderful",
+    "great",
+    "enjoy",
+    "wishing",
+    "joy",
+    "nice",
+    "delighted",
+    "hug",
+    "thanks",
+    "thank",
+    "good",
+    "love",
+    "course",
+    "hope",
+    "fun",
+    "got",
+    "wish",
+    "welcome",
+    "kind",
+    "place",
+    "always",
+    "side",
+    "sorry",
+}
 _HEDGE = re.compile(
     r"\b((?<!shall )i think|i believe|i guess|my (best|only) guess|that is only my guess|if i remember|as far as i know|not sure|"
     r"maybe|perhaps|it seems|may be wrong|might be wrong|could be (wrong|mistaken)|not certain|probably|"

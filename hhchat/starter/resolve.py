@@ -121,7 +121,9 @@ def resolve(messages: Sequence[Message]) -> Request | None:
         before = resolve(messages[:cut])
         for also in _also():
             match = also.match(key)
-            other = _subjects().get((before.item.family, norm(match[1]))) if match and before else None
+            other = (
+                _subjects().get((before.item.family, norm(match[1]))) if match and before else None
+            )
             if other is not None:
                 return Request(other)
         return None

@@ -130,7 +130,13 @@ def _steps_prose(steps: list[str], item: Item, rng: Random) -> str:
     if item.family == "idea":
         return _stop(cap(_join(steps, "or")))
     if item.family == "feel":
-        leads = ("You could {s}.", "Try to {s}.", "It helps to {s}.", "You can also {s}.", "Then {s}.")
+        leads = (
+            "You could {s}.",
+            "Try to {s}.",
+            "It helps to {s}.",
+            "You can also {s}.",
+            "Then {s}.",
+        )
         lines = [rng.choice(leads[:3]).format(s=steps[0])]
         return " ".join(lines + [rng.choice(leads[3:]).format(s=s) for s in steps[1:]])
     if len(steps) > 1 and rng.random() < 0.5:
@@ -217,7 +223,9 @@ def dress(body: str, topic: str, style: Style, rng: Random, refusing: bool = Fal
     where = rng.random()
     opening = style.warm and where < 0.8
     closing = style.warm and (where > 0.6) and not refusing
-    opener = rng.choice(WARM_REFUSE if refusing else WARM_FEEL if topic == "feelings" else WARM_OPEN)
+    opener = rng.choice(
+        WARM_REFUSE if refusing else WARM_FEEL if topic == "feelings" else WARM_OPEN
+    )
     listed = "\n" in body
     out = f"{opener}{chr(10) if body.startswith('- ') else ' '}{body}" if opening else body
     if style.warm and refusing and not opening:

@@ -4,8 +4,6 @@ A pick between two replies is drawn as P(a over b) = sigmoid(u(a) - u(b)), so th
 Garbled, unfinished and repeated text costs every user, and so does a wrong or unrelated answer:
 the only way to a high utility is a better reply."""
 
-
-
 from __future__ import annotations
 
 import math
