@@ -146,7 +146,9 @@ class Session:
         self.system = system or None
         self.sampling = sampling or Sampling()
         self.snapshot = snapshot
-        self.pool = Pool(store, pool) if pool else None
+        self.pool = self._usual = Pool(store, pool) if pool else None
+        self._usual_snapshot = snapshot
+        self.blind = False  # each pair is of two versions, where the pool has two
         self.plugins = plugins
         self.objectives = list(objectives)  # given by hand; those of plugins are asked for
         self.question_name = question
@@ -278,7 +280,8 @@ class Session:
         draws: list[Draw] = []
         for _ in range(2):
             seed = self.rng.getrandbits(SEED_BITS)
-            snapshot, sampling = self._version(draws[0] if again and draws else None)
+            unlike = (again or self.blind) and draws
+            snapshot, sampling = self._version(draws[0] if unlike else None)
             draws.append(Draw(self._context, seed, sampling, snapshot))
         self.pair = Pair((draws[0], draws[1]), self._next_side(), attempt=1 if again else 0)
         return self.pair.draws
@@ -305,6 +308,18 @@ class Session:
                 yield replace(delta, row=0 if pair.side(delta.row) == "left" else 1)
         if not pair.complete and not cancelled():
             raise HhchatError("the model stopped without ending both replies")
+
+    def pin(self, snapshot: str) -> None:
+        """Both replies of the coming pairs are by this version, whatever is promoted."""
+        self.pool, self.snapshot, self.blind = None, snapshot, False
+
+    def unpin(self) -> None:
+        """Draw from the pool that the session was made with again."""
+        self.pool, self.snapshot, self.blind = self._usual, self._usual_snapshot, False
+
+    def versus(self, pool: Mapping[str, float]) -> None:
+        """The coming pairs are of two different versions of this pool."""
+        self.pool, self.blind = Pool(self.store, pool), True
 
     def keep(self) -> None:
         """Store the complete replies of the pair, whatever becomes of them."""

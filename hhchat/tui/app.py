@@ -120,6 +120,8 @@ class ChatApp(App[None]):
                     self.chat.session.retry()
 
     async def action_quit(self) -> None:
+        if self.chat is not None and not self.chat.leaving():
+            return
         self._put_down()
         self.exit()
 
@@ -135,6 +137,10 @@ class ChatApp(App[None]):
                 "Conversations", "Search, open, rename, export, delete", screen.action_conversations
             )
             yield SystemCommand("Progress", "What your picks taught", screen.action_dashboard)
+            yield SystemCommand("Train", "Beside the chat; watch it", screen.action_train)
+            yield SystemCommand(
+                "Which assistant", "The current one, or blind trials", screen.action_assistant
+            )
             yield SystemCommand("Edit last message", "And send it again", screen.action_edit_last)
             yield SystemCommand("Branch", "Go on from an earlier turn", screen.action_branch)
             yield SystemCommand("Copy reply", "The last reply", screen.action_copy_reply)

@@ -267,6 +267,16 @@ KEYS: tuple[Key, ...] = (
         minor=True,
     ),
     Key(
+        "train",
+        "ctrl+t",
+        "ctrl+t",
+        "train",
+        "Train the assistant beside the chat, watch it, and take or try what it made",
+        _on(_R, _C, _F, _W),
+        group="Everywhere",
+        minor=True,
+    ),
+    Key(
         "command_palette",
         "ctrl+p",
         "ctrl+p",

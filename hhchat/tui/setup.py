@@ -30,6 +30,7 @@ class Setup:
     plugins: SessionPlugins | None = None
     objectives: Sequence[Objective] = ()
     rng: random.Random | None = None
+    train_command: Sequence[str] = ()  # empty: `hhchat train` with this model
 
     @property
     def starter(self) -> bool:
@@ -93,7 +94,7 @@ class Progress:
         missing = self.needed - self.usable
         if missing > 0:
             return f"{stored}, {missing} more for the next useful training"
-        return f"{stored}, enough to train: hhchat train"
+        return f"{stored}, enough to train: ctrl+t"
 
 
 def _useful(comparison: Comparison) -> bool:

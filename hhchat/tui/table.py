@@ -77,7 +77,7 @@ class ChatTable(Screen[None]):
         self.set_class(pairing, "-pairing")
         typing = stage in (Stage.READY, Stage.WAITING)
         self.composer.display = typing
-        self.hint_bar.show([k for k in hints(stage) if self.possible(k.action)])
+        self.refresh_hints()
         state, kind = STATES[stage]
         if stage is Stage.READY and self.engine_state != "ready":
             state = "loading the model …" if self.engine_state == "loading" else "no model"
@@ -89,6 +89,9 @@ class ChatTable(Screen[None]):
         # At once, not by a message: a key typed right now must reach the right widget.
         self.set_focus(self.composer if typing else self.pair_view, scroll_visible=False)
         self.refresh_bindings()
+
+    def refresh_hints(self) -> None:
+        self.hint_bar.show([k for k in hints(self.stage) if self.possible(k.action)])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return live(action, self.stage) and self.possible(action)
