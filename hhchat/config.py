@@ -67,6 +67,13 @@ class ChatConfig:
     best_of: int = setting(
         1, "Draw this many per reply and keep the preference model's favourite.", low=1, high=64
     )
+    replay: float = setting(
+        0.03,
+        "Share of messages before which a pair from an earlier day is shown again, sides "
+        "swapped, to measure your own consistency.",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,14 @@ class Judged:
     continues: Index | None  # of the first comparison's replies; None: the turn stays open
 
 
+@dataclass(frozen=True)
+class Again:
+    """An old pair on the table for a second look, its sides swapped."""
+
+    before: Comparison
+    pair: Pair
+
+
 class Session:
     """One conversation: its messages, the pair on screen, and what was thought of it."""
 
@@ -134,11 +142,13 @@ class Session:
         question: str = "",
         rng: random.Random | None = None,
         source: Source = "model",
+        replay: float = 0.0,
     ) -> None:
         """`engine` may come later (the app paints before the model is loaded).
 
         `pool` draws each reply's snapshot by weight; without one both come from `snapshot`.
         `question` names the objective whose question heads the chat, whatever the mode.
+        `replay` is the share of messages before which an old pair is shown again.
         """
         self.store = store
         self.engine = engine
@@ -154,6 +164,8 @@ class Session:
         self.question_name = question
         self.rng = rng or random.Random(random.SystemRandom().getrandbits(64))
         self.source: Source = source
+        self.replay = replay
+        self.again: Again | None = None  # an old pair on the table
         self.conversation: Conversation | None = None
         self.turn: Turn | None = None
         self.pair: Pair | None = None
@@ -440,6 +452,57 @@ class Session:
         if self.turn is not None:
             self.turn = replace(self.turn, reply=None)
         return judged.pair
+
+    # A second look -----------------------------------------------------------------------------
+
+    def look_again(self) -> Again | None:
+        """By chance, a pair from an earlier day to be judged again before the next one."""
+        self.again = None
+        if not self.replay or self.source != "model" or self.rng.random() >= self.replay:
+            return None
+        from hhchat.replay import old_pair
+
+        before = old_pair(self.store, self.rng)
+        if before is not None:
+            first, second = (
+                Draw(before.messages, r.seed or 0, r.sampling or Sampling(), r.snapshot or "base")
+                for r in before.replies
+            )
+            pair = Pair((first, second), _other(before.left))
+            pair.texts = [r.text for r in before.replies]
+            pair.generations = list(before.replies)
+            self.again = Again(before, pair)
+        return self.again
+
+    def judge_again(
+        self,
+        side: Side | None = None,
+        position: int | None = None,
+        latency: float | None = None,
+    ) -> Comparison:
+        """Record the second look (a tie without side and position). It teaches nothing: it is
+        compared with the first. The conversation stays where it is."""
+        if self.again is None:
+            raise BadInput("there is no old pair on the table")
+        before, pair = self.again.before, self.again.pair
+        if position is not None:
+            side = side_of(position)
+        comparison = replace(
+            before,
+            id="",
+            left=pair.left,
+            picked=None if side is None else pair.index(side),
+            preferred=None,
+            outcome=side or "tie",
+            position=position,
+            strength=None if position is None else strength_of(position),
+            latency=latency,
+            purpose="replay",
+            comment=None,
+        )
+        done = self.store.record(comparison)
+        self.again = None
+        return done
 
     # Inside ----------------------------------------------------------------------------------
 

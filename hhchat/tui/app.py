@@ -69,6 +69,7 @@ class ChatApp(App[None]):
             objectives=setup.objectives,
             question=chat.question,
             rng=setup.rng,
+            replay=chat.replay,
         )
 
     def _resumed(self, setup: Setup) -> str | None:

@@ -68,7 +68,7 @@ class ChatScreen(Learning):
         self.say("")
         self.remember()
         await self.log_view.say(turn.user)
-        self.ask_pair()
+        await self.answer()
 
     def on_composer_refused(self, message: Composer.Refused) -> None:
         self.say(message.why, "bad")
@@ -165,7 +165,7 @@ class ChatScreen(Learning):
         return turn.reply.text if turn is not None and turn.reply is not None else None
 
     def on_reply_pane_clicked(self, message: ReplyPane.Clicked) -> None:
-        if self.stage is Stage.CHOOSING:
+        if self.stage in (Stage.CHOOSING, Stage.AGAIN):
             self.call_later(self.action_pick, message.side)
 
     # Moving ----------------------------------------------------------------------------------

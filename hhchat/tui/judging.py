@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hhchat.session import Pair
 from hhchat.text import one_line
@@ -13,9 +15,11 @@ from hhchat.types import (
     Comparison,
     Generation,
     HhchatError,
+    Message,
     Side,
     Source,
     StoreError,
+    Turn,
     side_of,
     strength_of,
 )
@@ -28,21 +32,33 @@ class Judging(ChatTable):
     """One key, one judgement. "Saved" is said only after the store has committed it."""
 
     async def action_pick(self, side: Side) -> None:
+        if self.stage is Stage.AGAIN:
+            await self.second_look(side)
+            return
         await self.judge(lambda: [self.session.pick(None, side, self.comment, self.latency())])
 
     async def action_scale(self, position: int) -> None:
+        if self.stage is Stage.AGAIN:
+            await self.second_look(None, position)
         if self.stage is Stage.CHOOSING:
             await self.judge(
                 lambda: [self.session.pick(position, None, self.comment, self.latency())]
             )
 
     async def action_tie(self) -> None:
+        if self.stage is Stage.AGAIN:
+            await self.second_look(None)
+            return
         await self.judge(lambda: [self.session.tie(self.latency(), self.comment)])
 
     async def action_both_bad(self) -> None:
         await self.judge(lambda: [self.session.both_bad(self.latency(), self.comment)])
 
     async def action_skip(self) -> None:
+        if self.stage is Stage.AGAIN:
+            self.session.again = None
+            await self.go_on()
+            return
         await self.judge(lambda: [self.session.skip(self.latency(), self.comment)])
 
     def action_write_own(self) -> None:
@@ -142,11 +158,58 @@ class Judging(ChatTable):
         self.table_again(pair)
         self.say("Taken back: pick again.")
 
+    # A second look -----------------------------------------------------------------------------
+
+    async def answer(self) -> None:
+        """The replies to what was just said; now and then an old pair comes first."""
+        try:
+            again = self.session.look_again()
+        except HhchatError as error:
+            self.oops(error)
+            again = None
+        if again is None:
+            self.ask_pair()
+            return
+        before = again.before
+        await self.log_view.open(turns_of(before.messages))
+        day = before.created[:10]
+        question = f"An old pair again, from {day} · {before.question}"
+        self.pair_view.ask(question, "", loud=before.mode == "redteam-worst")
+        self.pair_view.finish(again.pair)
+        self.complete_at = time.monotonic()
+        self.say("Judge it afresh: how often you agree with yourself is what can be learned.")
+        self.enter(Stage.AGAIN)
+
+    async def second_look(self, side: Side | None, position: int | None = None) -> None:
+        try:
+            done = self.session.judge_again(side, position, self.latency())
+        except HhchatError as error:
+            self.oops(error)
+            return
+        self.progress.add([done])
+        await self.go_on()
+
+    async def go_on(self) -> None:
+        """Back to the conversation, and to the message that waits there."""
+        await self.log_view.open(self.session.history())
+        self.ask_pair()
+
     def table_again(self, pair: Pair) -> None:
         """Put a complete pair back on the table."""
         self.pair_view.ask(self.session.question, "", loud=self.session.mode == "redteam-worst")
         self.pair_view.finish(pair)
         self.enter(Stage.CHOOSING)
+
+
+def turns_of(messages: Sequence[Message]) -> list[Turn]:
+    """A context as the log draws a conversation; it ends on the user's side."""
+    said: list[Turn] = []
+    for message in messages:
+        if message.role == "user":
+            said.append(Turn("", message.content, None, None, len(said)))
+        elif message.role == "assistant" and said:
+            said[-1] = replace(said[-1], reply=Generation(text=message.content))
+    return said
 
 
 def verdict(done: list[Comparison]) -> str:

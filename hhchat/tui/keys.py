@@ -17,6 +17,7 @@ class Stage(Enum):
     CHOOSING = auto()  # for a pick
     UNSAVED = auto()  # for the store to take a pick
     FAILED = auto()  # for a decision after an error while sampling
+    AGAIN = auto()  # for a second look at an old pair
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def _on(*stages: Stage) -> frozenset[Stage]:
     return frozenset(stages)
 
 
-_R, _W, _S, _C, _U, _F = Stage
+_R, _W, _S, _C, _U, _F, _A = Stage
 _ALL = frozenset(Stage)
 
 KEYS: tuple[Key, ...] = (
@@ -48,7 +49,7 @@ KEYS: tuple[Key, ...] = (
         "←",
         "left",
         "The left reply is better (also [)",
-        _on(_C),
+        _on(_C, _A),
         group="Choose",
     ),
     Key(
@@ -57,7 +58,7 @@ KEYS: tuple[Key, ...] = (
         "→",
         "right",
         "The right reply is better (also ])",
-        _on(_C),
+        _on(_C, _A),
         group="Choose",
     ),
     Key(
@@ -66,7 +67,7 @@ KEYS: tuple[Key, ...] = (
         "1–8",
         "how much",
         "How much better: 1 left by far … 4 5 about equal … 8 right by far",
-        _on(_C),
+        _on(_C, _A),
         group="Choose",
     ),
     Key(
@@ -75,7 +76,7 @@ KEYS: tuple[Key, ...] = (
         "t",
         "tie",
         "Equally good: recorded, the chat goes on from one of them by chance",
-        _on(_C),
+        _on(_C, _A),
         group="Choose",
     ),
     Key(
@@ -87,7 +88,7 @@ KEYS: tuple[Key, ...] = (
         _on(_C),
         group="Choose",
     ),
-    Key("skip", "s", "s", "skip", "No opinion: two new replies", _on(_C), group="Choose"),
+    Key("skip", "s", "s", "skip", "No opinion: two new replies", _on(_C, _A), group="Choose"),
     Key(
         "write_own",
         "e",
@@ -113,7 +114,7 @@ KEYS: tuple[Key, ...] = (
         "z",
         "zoom",
         "Give one reply the whole width, then the other, then both again",
-        _on(_S, _C),
+        _on(_S, _C, _A),
         hint=False,
         group="Choose",
     ),
@@ -143,7 +144,7 @@ KEYS: tuple[Key, ...] = (
         "↑",
         "scroll",
         "Scroll both replies up (Page Up for more)",
-        _on(_S, _C),
+        _on(_S, _C, _A),
         hint=False,
         group="Choose",
     ),
@@ -153,7 +154,7 @@ KEYS: tuple[Key, ...] = (
         "↓",
         "scroll",
         "Scroll both replies down (Page Down for more)",
-        _on(_S, _C),
+        _on(_S, _C, _A),
         hint=False,
         group="Choose",
     ),

@@ -103,6 +103,7 @@ def _useful(comparison: Comparison) -> bool:
     return (
         comparison.preferred is not None
         and comparison.strength != 1
+        and comparison.purpose != "replay"
         and comparison.split == "train"
         and first.text.split() != second.text.split()
     )

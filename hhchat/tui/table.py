@@ -32,6 +32,7 @@ STATES = {
     Stage.CHOOSING: ("your pick", ""),
     Stage.UNSAVED: ("NOT SAVED", "bad"),
     Stage.FAILED: ("error", "bad"),
+    Stage.AGAIN: ("an old pair again", ""),
 }
 
 
@@ -73,7 +74,7 @@ class ChatTable(Screen[None]):
     def enter(self, stage: Stage) -> None:
         """Move to a stage: what is shown, what has the focus, and which keys are live."""
         self.stage = stage
-        pairing = stage in (Stage.SAMPLING, Stage.CHOOSING, Stage.UNSAVED)
+        pairing = stage in (Stage.SAMPLING, Stage.CHOOSING, Stage.UNSAVED, Stage.AGAIN)
         self.set_class(pairing, "-pairing")
         typing = stage in (Stage.READY, Stage.WAITING)
         self.composer.display = typing
