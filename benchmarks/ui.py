@@ -1,0 +1,256 @@
+"""How fast hhchat is to the touch: start-up, first paint, a pick's commit, lists and key echo."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import peers, terminal
+from benchmarks.common import (
+    Bar,
+    Report,
+    bars_table,
+    chosen,
+    hhchat_command,
+    median,
+    parser,
+    percentile,
+    report_of,
+    run_command,
+    table,
+)
+
+PARTS = ("start", "paint", "pick", "lists", "keys")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    made = parser("ui", __doc__ or "")
+    made.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    made.add_argument("--rows", type=int, default=1_000_000, help="comparisons in the database")
+    made.add_argument("--conversations", type=int, default=100_000)
+    made.add_argument("--rounds", type=int, default=9, help="starts of each command and app")
+    made.add_argument("--picks", type=int, default=300, help="picks to commit")
+    made.add_argument("--keystrokes", type=int, default=300, help="keys typed while panes stream")
+    options = made.parse_args(arguments)
+    parts = chosen(options.parts, PARTS, "part")
+    if options.smoke:
+        options.rows, options.conversations, options.rounds = 200, 50, 1
+        options.picks, options.keystrokes = 10, 10
+    report = report_of("ui", options)
+    for part in parts:
+        RUNS[part](options, report)
+        report.save()
+    return 0
+
+
+def show(report: Report, part: str, rows: Mapping[str, Mapping[str, float]], unit: str) -> None:
+    report.data[part] = {name: dict(r) for name, r in rows.items()}
+    heads = list(dict.fromkeys(key for r in rows.values() for key in r))
+    report.say(f"\n## {part} ({unit})\n")
+    body = [[name, *(r.get(h) for h in heads)] for name, r in rows.items()]
+    report.say(table(("what", *heads), body) + "\n")
+
+
+# -- start-up: commands that load no model
+
+
+def run_start(options: Any, report: Report) -> None:
+    with tempfile.TemporaryDirectory(prefix="hhchat-ui-") as home:
+        env = {**os.environ, "HHCHAT_HOME": home}
+        commands: dict[str, list[str]] = {
+            "hhchat --help": [*hhchat_command(), "--help"],
+            "hhchat plugins": [*hhchat_command(), "plugins"],
+            "hhchat prefs stats": [*hhchat_command(), "prefs", "stats"],
+        }
+        llm = llm_command()
+        if llm is None:
+            report.note("llm is not installed: nothing to compare `hhchat --help` with")
+        else:
+            commands["llm --help"] = llm
+            env["PYTHONPATH"] = os.pathsep.join(map(str, peers.peer_paths()))
+            env["LLM_USER_PATH"] = home
+        found: dict[str, list[float]] = {name: [] for name in commands}
+        cpu: dict[str, list[float]] = {name: [] for name in commands}
+        for turn in range(options.rounds + 1):
+            for name, command in commands.items():
+                done = run_command(command, env)
+                if done.code:
+                    report.note(f"{name} ended with {done.code}: {done.err.strip()[-200:]}")
+                elif turn:  # the first fills the disk's cache
+                    found[name].append(1000 * done.wall)
+                    cpu[name].append(1000 * done.cpu)
+    rows = {
+        name: {"wall": median(found[name]), "CPU": median(cpu[name])}
+        for name in commands
+        if found[name]
+    }
+    show(report, "start", rows, "milliseconds, median")
+
+    def against(name: str) -> float | None:
+        if name not in rows or "llm --help" not in rows:
+            return None
+        return rows[name]["CPU"] / rows["llm --help"]["CPU"]
+
+    limits = {"hhchat --help": 0.4, "hhchat plugins": 0.6, "hhchat prefs stats": 0.6}
+    bars = [
+        Bar(f"{name} over llm --help", against(name), most, at_most=True)
+        for name, most in limits.items()
+    ]
+    report.say(bars_table(bars))
+
+
+def llm_command() -> list[str] | None:
+    """What runs the peer `llm`, where it is installed."""
+    script = Path(sys.executable).with_name("llm")
+    if script.is_file():
+        return [str(script), "--help"]
+    if peers.has("llm"):
+        return [sys.executable, "-c", "from llm.cli import cli; cli(['--help'])"]
+    found = shutil.which("llm")
+    return None if found is None else [found, "--help"]
+
+
+# -- first paint, in a pseudo-terminal
+
+
+def run_paint(options: Any, report: Report) -> None:
+    from benchmarks.synthetic import database
+
+    rows: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="hhchat-ui-") as folder:
+        full = Path(folder) / "full.db"
+        shutil.copy(database(options.rows, options.conversations), full)
+        apps = {
+            "empty Textual app": ("empty",),
+            "hhchat, new": ("chat", str(Path(folder) / "new.db")),
+            "hhchat, full database": ("chat", str(full)),
+        }
+        found: dict[str, list[terminal.Paint]] = {name: [] for name in apps}
+        for turn in range(options.rounds + 1):
+            for name, words in apps.items():
+                paint = terminal.first_paint(words)
+                if turn:
+                    found[name].append(paint)
+    for name, paints in found.items():
+        rows[name] = {
+            "ready to type": median([1000 * p.ready for p in paints]),
+            "first key echoed": median([1000 * p.echo for p in paints]),
+        }
+    show(report, "paint", rows, "milliseconds from start to screen, median; the model still loads")
+    empty = rows["empty Textual app"]["ready to type"]
+    new, old = (rows[f"hhchat, {n}"]["ready to type"] for n in ("new", "full database"))
+    report.say(
+        bars_table(
+            [
+                Bar("first paint over an empty Textual app", new / empty, 2.5, at_most=True),
+                Bar("full database over a new one", old / new, 1.1, at_most=True),
+            ]
+        )
+    )
+
+
+# -- the store under a long history
+
+
+def run_pick(options: Any, report: Report) -> None:
+    """A pick as the chat commits it: the replies are kept, then the comparison with its turn."""
+    from benchmarks.synthetic import database
+    from hhchat.store import Store
+    from hhchat.types import Comparison, Generation
+
+    source = database(options.rows, options.conversations)
+    with tempfile.TemporaryDirectory(prefix="hhchat-ui-", dir=source.parent) as folder:
+        path = Path(folder) / "hhchat.db"
+        shutil.copy(source, path)
+        spent: list[float] = []
+        with Store(path) as store:
+            for i in range(options.picks):
+                _, turn = store.start_conversation(f"how do I measure a pick, number {i}?")
+                texts = (f"like this, the {i}th time", "by writing down when it began and ended")
+                one, two = store.keep_generations(turn.id, [Generation(t) for t in texts])
+                pick = Comparison((), (one, two), picked=0, preferred=0, position=2, strength=3)
+                start = time.perf_counter()
+                store.record(pick, turn.id)
+                spent.append(1000 * (time.perf_counter() - start))
+    row = {"p50": median(spent), "p99": percentile(spent, 0.99), "most": max(spent)}
+    show(report, "pick", {f"commit at {options.rows:,} comparisons": row}, "milliseconds")
+    report.say(bars_table([Bar("pick committed, p99", row["p99"], 5.0, at_most=True, unit=" ms")]))
+
+
+def run_lists(options: Any, report: Report) -> None:
+    from benchmarks.synthetic import database
+    from hhchat.store import Store
+
+    source = database(options.rows, options.conversations)
+    with tempfile.TemporaryDirectory(prefix="hhchat-ui-", dir=source.parent) as folder:
+        path = Path(folder) / "hhchat.db"
+        shutil.copy(source, path)
+        with Store(path) as store:
+            asked: dict[str, Callable[[], Any]] = {
+                "first page": lambda: store.conversations(limit=50),
+                "tenth page": lambda: store.conversations(limit=50, offset=450),
+                "a common word": lambda: store.conversations("water", limit=50),
+                "two words": lambda: store.conversations("small water", limit=50),
+                "a beginning": lambda: store.conversations("wa", limit=50),
+                "a rare word": lambda: store.conversations(str(options.conversations - 3)),
+                "not there": lambda: store.conversations("xylophone", limit=50),
+                "stats": lambda: store.stats(),
+            }
+            rows: dict[str, dict[str, float]] = {}
+            for name, ask in asked.items():
+                spent = []
+                for _ in range(max(3, options.rounds)):
+                    start = time.perf_counter()
+                    ask()
+                    spent.append(1000 * (time.perf_counter() - start))
+                rows[name] = {"first": spent[0], "median": median(spent), "most": max(spent)}
+    show(report, "lists", rows, "milliseconds")
+    slowest = max(r["median"] for n, r in rows.items() if n != "stats")
+    what = f"list and search at {options.conversations:,} conversations"
+    report.say(bars_table([Bar(what, slowest, 50.0, at_most=True, unit=" ms")]))
+
+
+# -- typing while both panes stream
+
+
+def run_keys(options: Any, report: Report) -> None:
+    with tempfile.TemporaryDirectory(prefix="hhchat-ui-") as folder:
+        echoes = terminal.key_echo(Path(folder) / "keys.db", options.keystrokes)
+        loading = terminal.key_echo(Path(folder) / "load.db", options.keystrokes, loading=True)
+    rows = {
+        name: {
+            "keys": float(len(values)),
+            "p50": 1000 * median(values),
+            "p99": 1000 * percentile(values, 0.99),
+            "most": 1000 * max(values, default=float("nan")),
+        }
+        for name, values in (("both panes stream", echoes), ("libraries load", loading))
+    }
+    show(report, "keys", rows, "milliseconds from key to screen")
+    stream, load = rows["both panes stream"]["p99"], rows["libraries load"]["most"]
+    report.say(
+        bars_table(
+            [
+                Bar("key to screen while streaming, p99", stream, 50, at_most=True, unit=" ms"),
+                Bar("longest wait while it loads", load, 200, at_most=True, unit=" ms"),
+            ]
+        )
+    )
+
+
+RUNS = {
+    "start": run_start,
+    "paint": run_paint,
+    "pick": run_pick,
+    "lists": run_lists,
+    "keys": run_keys,
+}
+
+if __name__ == "__main__":
+    raise SystemExit(main())
