@@ -40,6 +40,7 @@ def command(
     """Chat, and pick between two replies (what `hhchat` alone does)."""
     from hhchat import paths, tui
     from hhchat.plugins import Plugins
+    from hhchat.tui.setup import FirstRun
 
     config = settings(
         model=model, quantization=quantization, device=device, server=server, mode=mode
@@ -49,11 +50,28 @@ def command(
     quiet_libraries()
     path = paths.database()
 
+    loaded = config
+
     def engine() -> Engine:
         # Called in a worker thread, which needs a connection of its own.
         from hhchat.store import Store
 
-        return open_engine(config, Store(path, read_only=True))
+        return open_engine(loaded, Store(path, read_only=True))
+
+    def choose(name: str) -> Config:
+        from hhchat.config_file import set_value
+
+        nonlocal loaded
+        set_value("model.path", name)
+        loaded = settings(quantization=quantization, device=device)
+        return loaded
+
+    def fits(name: str) -> str:
+        return what_fits(replace(config, model=replace(config.model, path=name)))
+
+    # Nothing is asked of who has settings, or says on the command line what is wanted.
+    asked = any((model, server, mode, resume)) or config.path is None or config.path.exists()
+    asked = asked or bool(config.origins)
 
     # The screen belongs to the app while it runs: what plugins did wrong is said afterwards.
     told: list[str] = []
@@ -61,10 +79,31 @@ def command(
     check_mode(config.chat.mode, plugins)
     check_question(config.chat.question, plugins)
     try:
-        return tui.run(path, engine, shown, mode=mode, resume=resume, plugins=plugins)
+        return tui.run(
+            path,
+            engine,
+            shown,
+            mode=mode,
+            resume=resume,
+            plugins=plugins,
+            first_run=None if asked else FirstRun(fits, choose),
+        )
     finally:
         for line in told:
             say(line, err=True)
+
+
+def what_fits(config: Config) -> str:
+    """A line about the memory that the model needs and this machine has."""
+    from hhchat.backend import LocalBackend
+
+    memory = LocalBackend().memory(config)
+    if memory.needed is None or memory.available is None:
+        return "How much memory it needs could not be found out."
+    sizes = (
+        f"{memory.needed / 2**30:.1f} GiB needed to train it, {memory.available / 2**30:.1f} free"
+    )
+    return f"It fits: {sizes}" if memory.fits else f"Too big: {sizes}. {memory.advice}"
 
 
 def with_server(config: Config) -> Config:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hhchat.config import Config
     from hhchat.protocols import Engine, Objective
     from hhchat.session import SessionPlugins
+    from hhchat.tui.setup import FirstRun
 
 GRACE = 1.0  # seconds a worker is given to notice that the app has gone
 
@@ -30,6 +31,7 @@ def run(
     plugins: SessionPlugins | None = None,
     objectives: Sequence[Objective] = (),
     rng: random.Random | None = None,
+    first_run: FirstRun | None = None,
 ) -> int:
     """Chat until the user leaves; the exit status (give it to `sys.exit`).
 
@@ -37,7 +39,8 @@ def run(
     it raises is shown as one line in the app. `mode` is that of new conversations (default: the
     config's). `resume` is the id of a conversation, or the unique start of one, or "latest", or
     "new"; by default the app opens on the conversation that was open last, unless `mode` is given.
-    Raises HhchatError, before anything is drawn, when the store cannot be opened, when
+    `first_run` has a newcomer choose a model, when there is no conversation yet and none is
+    asked for. Raises HhchatError, before anything is drawn, when the store cannot be opened, when
     `resume` names no conversation, and BadInput (exit status 2) when there is no terminal.
     After SIGTERM and SIGHUP the status is 128 plus the signal's number, the terminal restored; a
     terminal that is gone counts as SIGHUP, and neither waits longer than a second for anything.
@@ -52,7 +55,15 @@ def run(
     from hhchat.tui.setup import Setup
 
     setup = Setup(
-        store_path, engine_factory, config or Config(), mode, resume, plugins, objectives, rng
+        store_path,
+        engine_factory,
+        config or Config(),
+        mode,
+        resume,
+        plugins,
+        objectives,
+        rng,
+        first_run,
     )
     with Store(store_path) as store:
         if resume not in (None, "latest", "new"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import ClassVar
 
 from textual.app import App, SystemCommand
@@ -14,7 +15,7 @@ from hhchat.session import Session
 from hhchat.store import Store
 from hhchat.tui import pump
 from hhchat.tui.chat import ChatScreen
-from hhchat.tui.setup import Progress, Setup, remembered
+from hhchat.tui.setup import FirstRun, Progress, Setup, remembered
 from hhchat.tui.themes import THEMES
 from hhchat.types import HhchatError
 
@@ -50,10 +51,41 @@ class ChatApp(App[None]):
             return
         self.chat = ChatScreen(session, Progress(setup.config.train.min_comparisons))
         await self.push_screen(self.chat)
+        if setup.first_run is not None and setup.resume is None and self._untouched():
+            self._first_run(setup.first_run)
+            return
         # The workers start when the first frame is out: typing is possible from the start.
         self.chat.call_after_refresh(self._start_workers)
 
     failure = ""  # one line for stderr when the app could not start
+
+    def _untouched(self) -> bool:
+        with suppress(HhchatError):
+            return self.store.latest_conversation() is None
+        return False
+
+    def _first_run(self, first: FirstRun) -> None:
+        """What this is, and which model; either can be skipped, and the starter is used then."""
+        from hhchat.tui.firstrun import STARTER, What, Which
+
+        async def chosen(model: str | None) -> None:
+            if model is not None and model != STARTER:
+                try:
+                    self.setup = replace(self.setup, config=first.choose(model))
+                except HhchatError as error:
+                    assert self.chat is not None
+                    self.chat.oops(error)
+                assert self.chat is not None
+                await self.chat.show_conversation()  # its welcome speaks of the model
+            self._start_workers()
+
+        def told(go_on: bool | None) -> None:
+            if go_on:
+                self.push_screen(Which(first), chosen)
+            else:
+                self._start_workers()
+
+        self.push_screen(What(), told)
 
     def _session(self, setup: Setup) -> Session:
         chat = setup.config.chat

@@ -19,6 +19,14 @@ LATELY = "open-conversation"  # a file beside the database
 
 
 @dataclass(frozen=True)
+class FirstRun:
+    """What the screens of a first run ask of whoever started the app."""
+
+    fits: Callable[[str], str]  # a line about a model on this machine; called in a thread
+    choose: Callable[[str], Config]  # keep the choice; `engine_factory` loads it from then on
+
+
+@dataclass(frozen=True)
 class Setup:
     """All that `run` was given. `resume` is a conversation id, "latest", "new", or None."""
 
@@ -30,6 +38,7 @@ class Setup:
     plugins: SessionPlugins | None = None
     objectives: Sequence[Objective] = ()
     rng: random.Random | None = None
+    first_run: FirstRun | None = None  # given when there are no settings yet
     train_command: Sequence[str] = ()  # empty: `hhchat train` with this model
 
     @property

@@ -117,6 +117,7 @@ def desk(home: Path) -> Callable[..., Any]:
         *,
         size: tuple[int, int] = (100, 30),
         factory: Callable[[], Any] | None = None,
+        opens: type[Any] | None = None,
         **options: Any,
     ) -> AsyncIterator[Desk]:
         engine = engine or FakeEngine()
@@ -126,6 +127,10 @@ def desk(home: Path) -> Callable[..., Any]:
             app = ChatApp(setup, store)
             async with app.run_test(size=size) as pilot:
                 desk = Desk(app, pilot, store)
+                if opens is not None:  # on a screen before the chat
+                    await desk.until(lambda: isinstance(app.screen, opens))
+                    yield desk
+                    return
                 await desk.until(lambda: app.chat is not None and app.screen is app.chat)
                 if factory is None:
                     await desk.until(lambda: desk.chat.engine_state == "ready")
