@@ -273,6 +273,17 @@ class Session:
         self._enter(turn)
         return turn
 
+    def settle_on(self, system: str, sampling: Sampling) -> None:
+        """Another system prompt and other sampling settings, from the next pair on."""
+        if self.conversation is not None:
+            with self.store.writing():
+                self.store.set_system(self.conversation.id, system or None)
+                self.store.set_sampling(self.conversation.id, sampling)
+            self.conversation = self.store.conversation(self.conversation.id)
+        self.system, self.sampling = system or None, sampling
+        if self.turn is not None:
+            self._context = self.store.context(self.turn.id)
+
     def reopen(self) -> None:
         """Ask the last message again after a pick: what was picked stays recorded."""
         self._settle()
@@ -513,7 +524,7 @@ class Session:
         assert self.turn is not None
         assert self.conversation is not None
         return Comparison(
-            messages=self._context,
+            messages=pair.draws[0].messages,  # what it answers, whatever was set since
             replies=pair.replies(),
             left=pair.left,
             outcome=outcome,

@@ -169,6 +169,9 @@ class ChatApp(App[None]):
             yield SystemCommand(
                 "Conversations", "Search, open, rename, export, delete", screen.action_conversations
             )
+            yield SystemCommand(
+                "Settings", "System prompt and sampling of this chat", screen.action_settings
+            )
             yield SystemCommand("Progress", "What your picks taught", screen.action_dashboard)
             yield SystemCommand("Train", "Beside the chat; watch it", screen.action_train)
             yield SystemCommand(

@@ -194,6 +194,23 @@ class ChatScreen(Learning):
         options = [f"{mode}: {questions[mode]}" for mode in modes]
         self.app.push_screen(Choose("A new conversation in which mode?", options), chosen)
 
+    def action_settings(self) -> None:
+        """The system prompt and sampling of this conversation (or of the one to be started)."""
+        from hhchat.tui.settings import Kept, Settings
+
+        def kept(settings: Kept | None) -> None:
+            if settings is None:
+                return
+            try:
+                self.session.settle_on(*settings)
+            except HhchatError as error:
+                self.oops(error)
+                return
+            again = " r asks for two new replies." if self.stage is Stage.CHOOSING else ""
+            self.say(f"Kept, from the next replies on.{again}", "good")
+
+        self.app.push_screen(Settings(self.session.system or "", self.session.sampling), kept)
+
     def action_conversations(self) -> None:
         async def chosen(conversation: str | None) -> None:
             if conversation is None:

@@ -258,6 +258,16 @@ KEYS: tuple[Key, ...] = (
         minor=True,
     ),
     Key(
+        "settings",
+        "f2",
+        "f2",
+        "settings",
+        "This conversation's system prompt, temperature, top-p and longest reply",
+        _on(_R, _C, _F),
+        hint=False,
+        group="Everywhere",
+    ),
+    Key(
         "dashboard",
         "ctrl+g",
         "ctrl+g",

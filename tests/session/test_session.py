@@ -486,3 +486,19 @@ def test_a_simulated_pick_is_marked_as_such(make: Make) -> None:
     turn(session)
     comparison = session.pick(side="left")
     assert (comparison.source, comparison.purpose) == ("simulated", "simulated")
+
+
+def test_settings_changed_over_a_pair_do_not_change_what_it_answers(
+    store: Store, make: Make
+) -> None:
+    session = make(system="Be brief.")
+    session.say("hello")
+    session.draw_pair()
+    list(session.ask())
+    session.settle_on("Be long.", Sampling(temperature=0.5))
+    assert session.pick(side="left").messages[0].content == "Be brief."
+    session.say("and now?")
+    assert session.draw_pair()[0].messages[0].content == "Be long."
+    assert session.draw_pair()[0].sampling.temperature == 0.5
+    session.settle_on("", Sampling())
+    assert [m.role for m in session.draw_pair()[0].messages] == ["user", "assistant", "user"]
