@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+import hhchat.threads  # noqa: F401 (before anything imports torch)
 from hhchat import __version__
 from hhchat.types import BadInput, HhchatError, nearest
 

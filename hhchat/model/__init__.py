@@ -1,6 +1,6 @@
 """torch lives here: one base, adapters as roles, the prompt format, sampling and the PM."""
 
-from hhchat.model import threads as threads  # first: it must come before torch
+import hhchat.threads  # noqa: F401 (first: it must come before torch)
 
 # isort: split
 from hhchat.model.base import Model, load_model

@@ -20,6 +20,8 @@ def locate(name: str) -> Path:
     Raises BadInput when there is no such model, ModelError when it is not one."""
     if name == "starter":
         return STARTER
+    if not name.strip():
+        raise BadInput("the model's name is empty: give 'starter', a folder, or a hub id")
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -47,10 +49,14 @@ def read_config(folder: Path) -> Spec:
     """The model's spec. Raises ModelError when config.json is not one."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ModelError(f"{folder.name} is not a model: {error}") from None
+    except ValueError as error:
+        raise ModelError(f"{folder.name} is not a model: its config.json: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"config.json of {folder.name} is not a JSON object")
+    if not config.get("model_type"):
+        raise ModelError(f"{folder.name} is not a model: its config.json has no 'model_type'")
     return read_spec(config)
 
 

@@ -252,9 +252,13 @@ def _load_tokenizer(folder: Path) -> Any:
 
     try:
         slow = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        return slow.backend_tokenizer
+        tokenizer = slow.backend_tokenizer
     except Exception as error:
         raise ModelError(f"{folder.name} has no usable tokenizer: {str(error)[:200]}") from None
+    if not tokenizer.encode("a", add_special_tokens=False).ids:
+        # Without any tokenizer file transformers makes an empty tokenizer and says nothing.
+        raise ModelError(f"{folder.name} has no usable tokenizer: it has no tokenizer.json")
+    return tokenizer
 
 
 def _read_json(path: Path, default: dict[str, Any]) -> dict[str, Any]:

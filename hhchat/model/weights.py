@@ -133,7 +133,9 @@ class Checkpoint:
                     for name in opened.keys():  # noqa: SIM118 (not a dict)
                         self._where[name] = file
             except (SafetensorError, OSError) as error:
-                raise ModelError(f"{file.name} is not readable safetensors: {error}") from None
+                raise ModelError(
+                    f"{file.name} of {folder.name} is not readable safetensors: {error}"
+                ) from None
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
