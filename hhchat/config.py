@@ -211,7 +211,9 @@ def from_document(
     for name, table in document.items():
         if name not in known and name not in trainers:
             what = "section" if isinstance(table, dict) else "key"
-            raise BadInput(f"{where}unknown {what} [{name}]: {nearest(name, [*known, *trainers])}")
+            owners = [s for s, f in all_fields() if f.name == name and not isinstance(table, dict)]
+            hint = f"write it below [{owners[0]}]" if owners else nearest(name, [*known, *trainers])
+            raise BadInput(f"{where}unknown {what} [{name}]: {hint}")
         if not isinstance(table, dict):
             raise BadInput(f"{where}{name} is a section: write [{name}] and its keys below it")
         sections[name] = dict(table)
@@ -235,6 +237,8 @@ def from_document(
         if value is None:
             continue
         section, _, key = dotted.partition(".")
+        if section in SECTIONS and key in {f.name for f in option_fields(SECTIONS[section])}:
+            value = convert(SECTIONS[section], key, value, _option(key))
         sections.setdefault(section, {})[key] = value
         origins[dotted] = "flag"
 
@@ -254,6 +258,11 @@ def from_document(
         origins=MappingProxyType(origins),
         path=path,
     )
+
+
+def _option(key: str) -> str:
+    """The command-line option that sets `key`."""
+    return "--" + {"path": "model", "url": "server"}.get(key, key).replace("_", "-")
 
 
 def _trainer_tables(document: Mapping[str, Any], env: Mapping[str, str]) -> tuple[str, ...]:

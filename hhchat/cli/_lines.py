@@ -117,9 +117,10 @@ def _record(
         value = json.loads(text)
     except RecursionError:
         raise BadInput(f"{where}: nested too deeply") from None
-    except ValueError as error:
-        reason = getattr(error, "msg", str(error))
-        raise BadInput(f"{where}: not JSON ({reason})") from None
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{where}: not JSON ({error.msg})") from None
+    except ValueError:  # Python reads no integer of thousands of digits
+        raise BadInput(f"{where}: a number too long to read") from None
     if not isinstance(value, dict):
         raise BadInput(f"{where}: an object is needed, not {_kind(value)}")
     try:

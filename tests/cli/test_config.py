@@ -60,10 +60,25 @@ def test_file_then_environment_then_flags(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"chat.temperature": -1.0}, "--temperature must be at least 0, not -1.0"),
+        ({"chat.max_new_tokens": 0}, "--max-new-tokens must be at least 1, not 0"),
+        ({"model.quantization": "int9"}, "--quantization cannot be 'int9': did you mean 'int8'?"),
+    ],
+)
+def test_a_bad_option_is_named_not_the_file(home: Path, flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        load_config(env={}, flags=flags)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
     ("document", "said"),
     [
         ({"modle": {}}, "unknown section [modle]: did you mean 'model'?"),
         ({"modle": 3}, "unknown key [modle]: did you mean 'model'?"),
+        ({"temperature": 3}, "unknown key [temperature]: write it below [chat]"),
         ({"model": 3}, "model is a section"),
         ({"model": {"pth": "x"}}, "[model] has no setting 'pth': did you mean 'path'?"),
         ({"model": {"path": 1}}, "[model] path must be text, not 1"),

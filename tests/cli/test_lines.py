@@ -123,6 +123,7 @@ def test_flags_reach_the_sampler(run: Run, echo: Echo, monkeypatch: pytest.Monke
 BAD = [
     (b"\x00\xff\xfe", "line 2: not UTF-8 text"),
     (b"nonsense", "line 2: not JSON"),
+    (b'{"prompt": ' + b"1" * 5000 + b"}", "line 2: a number too long to read"),
     (b"[1]", "line 2: an object is needed, not a list"),
     (b"null", "line 2: an object is needed, not null"),
     (b'{"promt": "x"}', "line 2: needs a key 'prompt' or 'messages': did you mean 'prompt'?"),

@@ -171,7 +171,8 @@ def test_a_path_that_is_not_a_model_is_refused_in_words(tmp_path, tiny):
     with pytest.raises(BadInput, match="no model at"):
         load_model(str(tmp_path / "nothing"))
     for name, content, words in (
-        ("json", "{", "is not a model"),
+        ("json", "{", r"json is not a model: its config\.json"),
+        ("no kind", "{}", "no kind is not a model"),
         ("list", "[]", "not a JSON object"),
         ("kind", '{"model_type": "llamma"}', "did you mean 'llama'"),
         ("fields", '{"model_type": "llama"}', "lacks"),
@@ -180,6 +181,13 @@ def test_a_path_that_is_not_a_model_is_refused_in_words(tmp_path, tiny):
         (folder / "config.json").write_text(content)
         with pytest.raises(ModelError, match=words):
             load_model(str(folder))
+    with pytest.raises(BadInput, match="name is empty"):
+        load_model("")
+    folder = copied(tiny, tmp_path / "wordless")
+    for file in folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="wordless has no usable tokenizer"):
+        load_model(str(folder))
     folder = copied(tiny, tmp_path / "weightless")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"no \.safetensors"):
