@@ -173,13 +173,17 @@ def run_ppo(options: argparse.Namespace, report: Report, work: Path, bf16: bool)
     phases = ("rollout", "score", "update", "seal")
     report.say(
         table(
-            ("contestant", "CPU s", f"over {first.name}", *phases, "length", "peak MiB", "share"),
+            (
+                *("contestant", "CPU s", f"over {first.name}", *phases),
+                *("other", "length", "peak MiB", "share"),
+            ),
             [
                 [
                     c.name,
                     c.median("cpu"),
                     first.median("cpu") / c.median("cpu"),
                     *(c.median(p) for p in phases),
+                    c.median("cpu") - sum(c.median(p) for p in phases[:3]),
                     c.median("length"),
                     c.peak,
                     c.peak / first.peak if first.peak else None,
@@ -188,7 +192,16 @@ def run_ppo(options: argparse.Namespace, report: Report, work: Path, bf16: bool)
             ],
         )
     )
-    report.say("\nCPU s: median of process CPU time. peak MiB: over what the imports hold.\n")
+    report.say(
+        "\nCPU s: median of process CPU time. other: in the step but in no phase (in TRL mostly its"
+        " calls of the garbage collector, whose cost does not grow with the model)."
+        " seal: after the step, not in it. peak MiB: over what the imports hold.\n"
+    )
+    wanted = options.epochs * options.minibatches
+    for c in found.values():
+        taken = c.steps[0].get("optimiser_steps", wanted)
+        if taken != wanted:
+            report.note(f"ppo: {c.name} took {taken:.0f} optimiser steps, not {wanted}")
     best = "hhchat-bf16" if bf16 else "hhchat-fp32"
 
     def seconds(c: Contestant) -> float:
