@@ -123,9 +123,10 @@ def run_paint(options: Any, report: Report) -> None:
     from benchmarks.synthetic import database
 
     rows: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="hhchat-ui-") as folder:
+    source = database(options.rows, options.conversations)
+    with tempfile.TemporaryDirectory(prefix="hhchat-ui-", dir=source.parent) as folder:
         full = Path(folder) / "full.db"
-        shutil.copy(database(options.rows, options.conversations), full)
+        shutil.copy(source, full)
         apps = {
             "empty Textual app": ("empty",),
             "hhchat, new": ("chat", str(Path(folder) / "new.db")),
