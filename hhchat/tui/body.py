@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.selection import Selection
 from textual.strip import Strip
 from textual.widget import Widget
 
 from hhchat.tui import markdown
+
+STEP = 32  # lines by which a growing reply gets taller
 
 
 class ReplyBody(Widget):
@@ -16,17 +18,40 @@ class ReplyBody(Widget):
     def __init__(self, text: str = "", *, classes: str | None = None) -> None:
         super().__init__(classes=classes)
         self.text = text
+        self._growing = False
+        self._height = 0  # as the last layout was told
         self._lines: list[Strip] = []
         self._drawn: tuple[str, int, markdown.Palette] | None = None
 
-    def show(self, text: str) -> None:
-        """Replace the text. The place that is being read stays where it is."""
-        if text == self.text:
+    def show(self, text: str, growing: bool = False) -> None:
+        """Replace the text. The place that is being read stays where it is.
+
+        While it is growing its height goes up in steps, and only the lines that changed are
+        painted: laying out the whole screen for each new line would hold up the keys.
+        """
+        if text == self.text and growing == self._growing:
             return
-        before = len(self._lines)
-        self.text = text
+        before, height = self._lines, self._height
+        self.text, self._growing = text, growing
         width = self.content_size.width
-        self.refresh(layout=not width or len(self._draw(width)) != before)
+        if not width:
+            self.refresh(layout=True)
+            return
+        now = self._draw(width)
+        if self._tall(len(now)) != height:
+            self.refresh(layout=True)
+            return
+        same = 0
+        for old, new in zip(before, now, strict=False):
+            if old is not new and old != new:
+                break
+            same += 1
+        changed = max(len(before), len(now)) - same
+        if changed:
+            self.refresh(Region(0, same, width, changed))
+
+    def _tall(self, lines: int) -> int:
+        return -(-lines // STEP) * STEP if self._growing else lines
 
     def _draw(self, width: int) -> list[Strip]:
         key = (self.text, width, markdown.palette(self.app))
@@ -39,7 +64,8 @@ class ReplyBody(Widget):
         return container.width
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        return len(self._draw(width)) if width else 0
+        self._height = self._tall(len(self._draw(width))) if width else 0
+        return self._height
 
     def render_line(self, y: int) -> Strip:
         width = self.content_size.width

@@ -50,9 +50,9 @@ class ReplyPane(VerticalScroll, can_focus=False):
         self.border_subtitle = Content("")
 
     def grow(self, text: str) -> None:
-        if text:
+        if text and self.empty.display:
             self.empty.display = False
-        self.body.show(text)
+        self.body.show(text, growing=True)
 
     def finish(self, text: str, cut: bool) -> None:
         """The whole reply; `cut` when it was stopped or ran into the length limit."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine
 from textual import events
+from textual.screen import Screen
 
 from hhchat.tui.composer import LIMIT
 from hhchat.tui.keys import Stage
@@ -157,3 +158,33 @@ async def test_each_side_is_copied_by_its_own_key(desk: Desk) -> None:
         assert d.app.clipboard == right
         await d.press("y")
         assert d.app.clipboard == left
+
+
+async def test_a_growing_reply_is_painted_line_by_line_and_laid_out_rarely(
+    desk: Desk, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid_out = 0
+    refresh_layout = Screen._refresh_layout
+
+    def count(self: Any, *given: Any, **named: Any) -> None:
+        nonlocal laid_out
+        laid_out += 1
+        refresh_layout(self, *given, **named)
+
+    text = "\n".join(f"- item {i} of a list" for i in range(60))
+    async with desk(FakeEngine([text], gate=gate), size=(100, 40)) as d:
+        await d.send("tell me", Stage.SAMPLING)
+        pair = d.chat.pair_view
+        pair.grow("- begun", "- begun")
+        await d.pilot.pause()
+        monkeypatch.setattr(Screen, "_refresh_layout", count)
+        for end in range(20, len(text), 15):
+            pair.grow(text[:end], text[:end])
+            await d.pilot.pause()
+        assert laid_out < 20  # of some 70 updates on two sides
+        shown = d.screen_text()
+        visible = pair.left.size.height
+        assert all(shown.count(f"item {i} of") == 2 for i in range(visible - 1))
+        gate.set()
+        await d.stage(Stage.CHOOSING)
+        assert pair.left.body.size.height == 60
