@@ -6,6 +6,8 @@ test compares it with the command's own.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -108,6 +110,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; every error is one line on stderr. Returns the exit code."""
+    _reopen_closed()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape, not a crash.
         if hasattr(stream, "reconfigure"):
@@ -131,9 +134,18 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _quiet_pipe()
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return _fail(f"cannot write {error.filename or 'the output'}: {error.strerror}", 1)
         from hhchat.cli._crash import crash_line
 
         return _fail(crash_line(error), 1)
+
+
+def _reopen_closed() -> None:
+    """Started with `>&-`: output goes nowhere, and no file we open is taken for it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _fail(message: str, code: int) -> int:
@@ -145,7 +157,5 @@ def _fail(message: str, code: int) -> int:
 
 def _quiet_pipe() -> int:
     """The reader went away (`| head`): nothing to say, and nothing to flush at exit."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141

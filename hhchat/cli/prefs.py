@@ -110,6 +110,8 @@ def export(form: str, output: str | None, usable: bool) -> None:
                 click.echo(json_for_terminal(line))
             return
         target = Path(output)
+        if target.is_dir():
+            raise BadInput(f"cannot write {output}: it is a folder")
         aside = target.with_name(f".{target.name}.{os.getpid()}")
         count = 0
         try:
@@ -127,7 +129,13 @@ def export(form: str, output: str | None, usable: bool) -> None:
 
 @command.command("list")
 @click.option(
-    "--n", "n", default=20, show_default=True, metavar="N", help="How many, newest first."
+    "--n",
+    "n",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="How many, newest first.",
 )
 @click.option("--all", "all_", is_flag=True, help="All of them, oldest first.")
 @click.option("--mode", metavar="MODE", help="Only this mode.")
@@ -139,7 +147,7 @@ def list_(n: int, all_: bool, mode: str | None, as_json: bool) -> None:
         found = (
             store.comparisons(mode=mode)
             if all_
-            else store.comparisons(limit=max(0, n), newest_first=True, mode=mode)
+            else store.comparisons(limit=n, newest_first=True, mode=mode)
         )
         for comparison in found:
             if as_json:
@@ -148,7 +156,8 @@ def list_(n: int, all_: bool, mode: str | None, as_json: bool) -> None:
                 rows.append(row(comparison))
     if not as_json:
         if not rows:
-            say("no picks yet: `hhchat` opens the chat")
+            where = f" in mode {mode!r}" if mode else ""
+            say(f"no picks{where} yet: `hhchat` opens the chat")
         table(("pick", "when", "mode", "outcome", "strength", "asked", "preferred"), rows, width=36)
 
 

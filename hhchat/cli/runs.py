@@ -17,7 +17,13 @@ def command() -> None:
 
 @command.command("list")
 @click.option(
-    "--n", "n", default=20, show_default=True, metavar="N", help="How many, newest first."
+    "--n",
+    "n",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="How many, newest first.",
 )
 @json_option
 def list_(n: int, as_json: bool) -> None:

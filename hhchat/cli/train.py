@@ -92,8 +92,6 @@ def command(
         say(f"run {run.id} {run.state}: {run.reason or ''}".rstrip(": "))
         if run.state == "promoted":
             say(f"the assistant is now {run.snapshot}; `hhchat snapshots rollback` takes it back")
-        elif run.state == "interrupted":
-            say("`hhchat train --resume` continues it")
     sys.stdout.flush()
     return EXIT_CODES.get(run.state, 1)
 

@@ -132,6 +132,18 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_and_a_closed_output_are_no_accidents(tmp_path: Path) -> None:
+    env = {**os.environ, "HHCHAT_HOME": str(tmp_path / "home"), "HHCHAT": sys.executable}
+    for where, code, said in (
+        (">/dev/full", 1, "hhchat: error: cannot write the output: No space left on device\n"),
+        (">&-", 0, ""),
+    ):
+        command = f'"$HHCHAT" -m hhchat config {where}'
+        ran = subprocess.run(command, shell=True, env=env, capture_output=True, text=True)
+        assert (ran.returncode, ran.stderr) == (code, said)
+
+
 def test_a_terminal_without_the_characters_gets_escapes(shell: Run) -> None:
     shell("prompts", "add", "a snowman: \u2603", PYTHONUTF8="1").ok()
     ran = shell("prompts", "list", PYTHONUTF8="0", PYTHONIOENCODING="latin-1").ok()

@@ -114,9 +114,9 @@ def test_a_path_that_is_no_model(run: Run, tmp_path: Path, what: str) -> None:
     [
         ("--quantization", "int9", "did you mean 'int8'?"),
         ("--device", "gpu", "gpu"),
-        ("--temperature", "-1", "temperature must be at least 0"),
-        ("--top-p", "7", "top_p must be at most 1"),
-        ("--max-new-tokens", "0", "max_new_tokens must be at least 1"),
+        ("--temperature", "-1", "--temperature must be at least 0"),
+        ("--top-p", "7", "--top-p must be at most 1"),
+        ("--max-new-tokens", "0", "--max-new-tokens must be at least 1"),
     ],
 )
 def test_options_that_cannot_be(run: Run, option: str, value: str, said: str) -> None:

@@ -153,6 +153,20 @@ def test_a_prompt_that_is_not_text(run: Run) -> None:
     assert "not UTF-8" in ran.err
 
 
+@pytest.mark.parametrize("args", [["prefs", "list"], ["runs", "list"]])
+def test_a_count_of_rows_is_at_least_one(run: Run, args: list[str]) -> None:
+    assert "x>=1" in run(*args, "--n", "0").err
+
+
+def test_a_folder_is_no_file_to_export_to(run: Run) -> None:
+    ran = run("prefs", "export", "--output", ".")
+    assert (ran.code, ran.err) == (2, "hhchat: error: cannot write .: it is a folder\n")
+
+
+def test_an_empty_list_names_the_mode(run: Run) -> None:
+    assert "no picks in mode 'helpfull'" in run("prefs", "list", "--mode", "helpfull").ok().out
+
+
 # --- runs and snapshots ----------------------------------------------------------------------
 
 
