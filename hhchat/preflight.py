@@ -65,6 +65,7 @@ def plan(
 ) -> Plan:
     """What a run would do, without doing any of it: nothing is loaded and nothing is written."""
     trainers = trainers_of(config, plugins, stages)
+    plugins.terms(config.weights)  # a term that nobody offers is refused, as the run would
     data = gather(store, starter=is_starter(config))
     problems: list[str] = []
     try:

@@ -127,7 +127,8 @@ def load_adapter(spec: Spec, folder: Path) -> Adapter:
         tensors = load_file(str(folder / "adapter_model.safetensors"))
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(f"adapter {folder.name} is missing or half written: {error}") from None
+        where = f"adapter {folder.name} of {folder.parent.name}"
+        raise ModelError(f"{where} is missing or half written: {error}") from None
     other = [
         k for k in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(k)
     ]

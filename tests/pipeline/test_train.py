@@ -274,6 +274,14 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(store: Store, home:
     assert sorted(home.rglob("*")) == before
 
 
+def test_a_dry_run_refuses_a_weight_of_no_objective_as_the_run_would(store: Store) -> None:
+    fill(store)
+    settings = config(weights={"nothing": 1.0})
+    for story in (pipeline.plan, pipeline.train):
+        with pytest.raises(BadInput, match="names no objective 'nothing'"):
+            story(store, settings, plugins(), backend=FakeBackend())
+
+
 def test_another_base_model_starts_from_itself_and_not_from_a_foreign_adapter(
     store: Store,
 ) -> None:
