@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "ask": "Answer one question without a screen.",
     "train": "Learn from the picks: a preference model, then PPO, then the gate.",
     "runs": "List training runs, or show one.",
+    "report": "Write one run's page: plots, what the gate saw, replies before and after.",
     "snapshots": "List the assistant's versions, switch or roll back.",
     "prefs": "Import, export, list or count preferences.",
     "prompts": "List or add prompts for training and evaluation.",

@@ -1,0 +1,118 @@
+"""All that is left of a run, gathered for its page: from the database and from its folder.
+
+Nothing in a run's folder is trusted to be there or to be whole: a run may have been killed, a
+disk full, a file edited. What cannot be read is left out and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hhchat.runfolder import RunFolder, read_metrics
+from hhchat.sealing import read_json
+from hhchat.types import HhchatError, Measurement, Metric, Run
+
+if TYPE_CHECKING:
+    from hhchat.store import Store
+
+Readings = dict[str, list[tuple[float, float]]]  # of one stage: name -> (update, value)
+
+
+@dataclass
+class Evidence:
+    """All that is left of a run. What is not there is empty, and `missing` says so in words."""
+
+    run: Run
+    stages: dict[str, Readings] = field(default_factory=dict)
+    info: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    measured: dict[str, Measurement] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    samples: list[Mapping[str, Any]] = field(default_factory=list)
+    rows: list[Mapping[str, Any]] = field(default_factory=list)
+    current: str = ""
+    missing: list[str] = field(default_factory=list)
+
+
+def gather(store: Store, run: Run) -> Evidence:
+    """What the database and the run's folder hold; whatever cannot be read is left out."""
+    found = Evidence(run)
+    folder = RunFolder(run.id)
+    metrics = list(store.metrics(run.id))
+    try:
+        # The journal is ahead of the database while a run goes on, and after it was killed.
+        metrics.extend(read_metrics(folder.metrics))
+    except (OSError, TypeError):
+        found.missing.append("metrics.jsonl cannot be read: only the database's readings are here")
+    found.stages = _by_stage(metrics)
+    if not found.stages:
+        found.missing.append("the run has logged no readings")
+    for stage in run.stages:
+        try:
+            told = folder.finished(stage)
+        except (HhchatError, OSError, TypeError, ValueError):
+            continue
+        found.info[stage] = _mapping((told or {}).get("info"))
+    current = store.current()
+    found.current = current.id if current is not None else "base"
+    _verdict(found, folder, store)
+    return found
+
+
+def _verdict(found: Evidence, folder: RunFolder, store: Store) -> None:
+    """What the gate saw: from report.json, else what the snapshot's row keeps of it."""
+    try:
+        report = _mapping(read_json(folder.root / "report.json"))
+    except (HhchatError, RecursionError):
+        report = {}
+        why = "cannot be read" if (folder.root / "report.json").exists() else "is not there"
+        found.missing.append(f"report.json {why}: no histograms and no samples")
+    measured = as_list(report.get("measurements"))
+    found.reasons = [str(reason) for reason in as_list(report.get("reasons"))]
+    if not report:
+        for snapshot in store.snapshots():
+            if snapshot.id == found.run.snapshot:
+                measured = list(_mapping(snapshot.info.get("measurements")).values())
+                found.reasons = [str(r) for r in as_list(snapshot.info.get("reasons"))]
+    found.measured = {m.name: m for m in map(_measurement, measured) if m is not None}
+    found.samples = [_mapping(sample) for sample in as_list(report.get("samples"))]
+    found.rows = [_mapping(row) for row in as_list(report.get("rows"))]
+
+
+def _by_stage(metrics: Iterable[Metric]) -> dict[str, Readings]:
+    """Readings by stage and name in order of update; of one taken twice the first stays."""
+    seen: dict[str, dict[str, dict[int, float]]] = {}
+    for m in metrics:
+        if isinstance(m.step, int) and is_number(m.step) and is_number(m.value):
+            seen.setdefault(str(m.stage), {}).setdefault(str(m.name), {}).setdefault(
+                m.step, m.value
+            )
+    return {
+        stage: {name: sorted((float(s), v) for s, v in steps.items()) for name, steps in of.items()}
+        for stage, of in seen.items()
+    }
+
+
+def is_number(value: Any) -> bool:
+    """A float of any kind, or a whole number that a float can hold."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**53
+    return isinstance(value, float)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list as it is; anything else is none."""
+    return value if isinstance(value, list) else []
+
+
+def _measurement(value: Any) -> Measurement | None:
+    told = _mapping(value)
+    if not isinstance(told.get("name"), str) or not is_number(told.get("value")):
+        return None
+    low, high, n = (told[k] if is_number(told.get(k)) else None for k in ("low", "high", "n"))
+    return Measurement(told["name"], told["value"], low, high, n, str(told.get("unit") or ""))

@@ -1,0 +1,254 @@
+"""The page of a run: whole on a whole run, honest on a broken one, and harmless with any text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hhchat.evaluate import Judged
+from hhchat.evidence import gather
+from hhchat.report import page
+from hhchat.runfolder import RunFolder
+from hhchat.store import Store
+from hhchat.types import Measurement, Metric, Report, Run, SampleReport, Snapshot, Verdict
+
+VOID = {"meta", "link", "br", "img", "input"}
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\x1b[31m\u202etxt\u200b"
+TITLES = (
+    "Policy: ppo",
+    "Score against the square root of KL",
+    "Score and gauges",
+    "KL from the reference",
+    "Reply length",
+    "Unfinished replies",
+    "Preference model",
+    "What the gate saw",
+    "Gains over the incumbent",
+    "Score by the preference model",
+    "Length",
+    "Before and after",
+    "Not on this page",
+)
+
+
+class Checker(HTMLParser):
+    """Every tag closed in order; keeps the tags with their attributes, and the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs), f"{tag} says an attribute twice"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def checked(text: str) -> Checker:
+    """The page, well-formed, with nothing that runs or is fetched."""
+    found = Checker()
+    found.feed(text)
+    found.close()
+    assert not found.open
+    assert text.count("<!DOCTYPE html>") == 1
+    assert not {tag for tag, _ in found.tags} & {"script", "img", "link", "iframe", "object", "a"}
+    for tag, attributes in found.tags:
+        assert not {"src", "href", "style", "srcset"} & set(attributes), tag
+        assert not any(name.startswith("on") for name in attributes), tag
+    assert not re.search(r"(?i)https?:|url\(|@import|//\w", re.sub(r"<[/!]", "", text))
+    # What is not a number must not be drawn: a browser drops the whole shape.
+    assert not re.search(r'="[^"]*\b(nan|inf)\b', re.sub(r'aria-label="[^"]*"', "", text))
+    return found
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[Store]:
+    with Store() as opened:
+        yield opened
+
+
+def begin(store: Store) -> tuple[Run, RunFolder]:
+    run = store.start_run(("pm", "ppo"), 7, "fake@1", {"incumbent": "base", "comparisons": [1, 2]})
+    folder = RunFolder(run.id)
+    folder.make()
+    return run, folder
+
+
+def readings() -> list[Metric]:
+    found = []
+    for step in range(30):
+        for name, value in (("loss", 0.7 - step / 100), ("accuracy", 0.5 + step / 100)):
+            found += [Metric("pm", step, n, value) for n in (name, f"{name}_half_a")]
+        kl = -0.01 if step == 0 else step / 10
+        found += [
+            Metric("ppo", step, "kl", kl),
+            Metric("ppo", step, "score", 2 * max(0.0, kl) ** 0.5 + 0.5),
+            Metric("ppo", step, "length", 30.0 + step),
+            Metric("ppo", step, "unfinished", float("nan") if step == 3 else 0.0),
+        ]
+        found += [Metric("ppo", step, f"gauge_{half}", step / 20) for half in "ab"]
+    return [*found, Metric("pm", 10, "heldout_loss", 0.6), Metric("gate", 0, "kl", 2.0)]
+
+
+def whole(store: Store, reply: str = "After.", prompt: str = "Ask?") -> Run:
+    """A run that was promoted, with everything a run leaves behind."""
+    run, folder = begin(store)
+    store.add_metrics(run.id, readings())
+    candidate = folder.snapshot_id
+    measured = [
+        Measurement("pm_accuracy", 0.8, 0.7, 0.9, 100),
+        Measurement("score_gain", 1.0, 0.5, 1.5, 40, "sd"),
+        Measurement("gauge_gain_a", 0.9, float("-inf"), float("inf"), 1, "sd"),
+        Measurement("length", 36.0, 34.0, 38.0, 40, "tokens"),
+        Measurement("length_incumbent", 28.0, 26.0, 30.0, 40, "tokens"),
+        Measurement("repetition", float("nan")),
+    ]
+    rows: list[dict[str, object]] = [
+        {
+            "prompt": prompt,
+            "score": i / 7 + 1,
+            "score_incumbent": i / 9,
+            "length": float(30 + i),
+            "length_incumbent": float(20 + i),
+        }
+        for i in range(40)
+    ]
+    judged = Judged(measured, [SampleReport(prompt, "Before.", reply)], rows)
+    report = Report(candidate, "base", {m.name: m for m in measured})
+    folder.keep_report(report, Verdict(True, ("it is <b>better</b>",)), judged)
+    info: dict[str, Any] = {
+        "reasons": ["kept in the row"],
+        "measurements": {"pm_accuracy": {"name": "pm_accuracy", "value": 0.8}},
+    }
+    store.add_snapshot(Snapshot(candidate, candidate, run.id, "base", "fake@1", info=info))
+    store.promote(candidate, run=run.id, reason="better")
+    return store.finish_run(run.id, "promoted", reason="it is <b>better</b>", snapshot=candidate)
+
+
+def test_a_whole_run_has_every_section(store: Store) -> None:
+    text = page(gather(store, whole(store)))
+    found = checked(text)
+    for title in TITLES:
+        assert re.search(rf"<h[23]>{re.escape(title)}</h", text), title
+    assert "yes, and it is the assistant now" in found.text
+    assert "slope 2 per square root of a nat, intercept 0.5, R² 1.000, 30 updates" in found.text
+    assert "it is <b>better</b>" in found.text
+    assert "Missing" not in found.text
+    assert "prefers-color-scheme: dark" in text
+    names = {a["aria-label"] for tag, a in found.tags if tag == "svg" and "aria-label" in a}
+    assert len(names) == 11, names
+
+
+def test_hostile_text_is_shown_and_does_nothing(store: Store) -> None:
+    run = whole(store, reply=HOSTILE, prompt=HOSTILE)
+    store.add_metrics(run.id, [Metric("<i>stage", s, "score", 1.0 * s) for s in range(3)])
+    store.add_metrics(run.id, [Metric("<i>stage", s, "kl", 1.0 * s) for s in range(3)])
+    run = store.finish_run(run.id, "failed", reason=HOSTILE)
+    text = page(gather(store, run))
+    found = checked(text)
+    assert found.text.count("<script>alert(1)</script>") == 3
+    for character in "\x1b\u202e\u200b":
+        assert character not in text
+    assert "\\x1b[31m\\u202etxt" in text
+
+
+def test_a_run_that_left_nothing_says_so(store: Store) -> None:
+    run = store.start_run(("pm", "ppo"), 0, "fake@1", {})
+    found = checked(page(gather(store, run)))
+    assert "the run has logged no readings" in found.text
+    assert "report.json is not there" in found.text
+    assert "not yet decided" in found.text
+    assert "Policy" not in found.text
+    assert not [tag for tag, _ in found.tags if tag == "svg"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"measurements": {}, "rows": 3, "samples": [3], "reasons": "no"}',
+        '{"measurements": [{"name": 3}, 4, {"name": "x_gain", "value": "y"}], "rows": [[1]]}',
+        '{"rows": [{"score": true, "length": null}, {"score": NaN}], "samples": [{"after": null}]}',
+        '{"measurements": [{"name": "a_gain", "value": 1' + "0" * 400 + ', "n": []}]}',
+    ],
+    ids=range(7),
+)
+def test_a_damaged_report_does_not_stop_the_page(store: Store, text: str) -> None:
+    run, folder = begin(store)
+    (folder.root / "report.json").write_text(text)
+    (folder.root / "metrics.jsonl").write_text('["ppo", 0, "kl", 1.0]\n["ppo", "x", 1, []]\n5\n')
+    found = checked(page(gather(store, run)))
+    assert "KL from the reference" in found.text
+
+
+def test_without_a_report_the_snapshot_still_knows_the_verdict(store: Store) -> None:
+    run = whole(store)
+    (RunFolder(run.id).root / "report.json").unlink()
+    found = checked(page(gather(store, run)))
+    assert "kept in the row" in found.text
+    assert "Accuracy on unseen picks" in found.text
+    assert "Before and after" not in found.text
+
+
+def test_the_journal_adds_what_the_database_lacks_and_changes_nothing(store: Store) -> None:
+    run, folder = begin(store)
+    store.add_metrics(run.id, [Metric("ppo", 0, "kl", 1.0)])
+    lines = [["ppo", 0, "kl", 9.0], ["ppo", 1, "kl", 2.0]]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert gather(store, run).stages["ppo"]["kl"] == [(0.0, 1.0), (1.0, 2.0)]
+
+
+def test_the_command_writes_the_latest_run_into_its_folder(
+    store: Store, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    trained = whole(store)
+    store.close()
+    target = RunFolder(trained.id).root / "report.html"
+    assert run("report").ok().out.strip() == str(target)
+    assert target.stat().st_mode & 0o077 == 0
+    checked(target.read_text(encoding="utf-8"))
+    other = tmp_path / "page.html"
+    done = run("report", trained.id[:-2], "--output", other, "--json").ok()
+    assert done.lines == [{"run": trained.id, "path": str(other)}]
+    assert other.read_bytes() == target.read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {"home", "page.html"}
+    assert run("report", "--output", tmp_path).code == 2
+    assert run("report", "--output", tmp_path / "no" / "page.html").code == 2
+    assert run("report", "nosuchrun").code == 2
+
+
+def test_open_shows_the_file(
+    store: Store, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: bool(shown.append(url)))
+    trained = whole(store)
+    done = run("report", "--open").ok()
+    assert shown == [(RunFolder(trained.id).root / "report.html").as_uri()]
+    assert "no browser" in done.err
+
+
+def test_without_runs_it_says_what_makes_one(run: Callable[..., Any]) -> None:
+    done = run("report")
+    assert done.code == 2
+    assert "hhchat train" in done.err
