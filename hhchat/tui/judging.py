@@ -107,8 +107,8 @@ class Judging(ChatTable):
         """The rows are committed: say so, show the reply, say who wrote what."""
         self.comment = ""
         self.progress.add(done)
-        words = self.progress.words()
         last, first = self.session.last, done[0]
+        words = self.progress.words(first.split == "heldout")
         assert last is not None
         saved = f"✓ saved · {words}" if words else "✓ saved"
         if first.outcome in ("skip", "both-bad"):

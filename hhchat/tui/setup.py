@@ -96,14 +96,17 @@ class Progress:
         self.total += sign * len(comparisons)
         self.usable += sign * sum(map(_useful, comparisons))
 
-    def words(self) -> str:
+    def words(self, heldout: bool = False) -> str:
+        """`heldout`: what was picked just now tests what was learnt, and teaches nothing."""
         if not self.known:
             return ""
         stored = f"{self.total:,} comparison{'' if self.total == 1 else 's'} stored"
         missing = self.needed - self.usable
         if missing > 0:
-            return f"{stored}, {missing} more for the next useful training"
-        return f"{stored}, enough to train: ctrl+t"
+            stored += f", {missing} more for the next useful training"
+        else:
+            stored += ", enough to train: ctrl+t"
+        return f"{stored} · this chat is kept for testing what was learnt" if heldout else stored
 
 
 def _useful(comparison: Comparison) -> bool:

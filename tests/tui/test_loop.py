@@ -42,6 +42,17 @@ async def test_three_turns_are_chatted_and_picked_with_keys(desk: Desk) -> None:
         assert all(t.reply is not None for t in history)
 
 
+async def test_a_chat_that_teaches_nothing_says_what_it_is_for(desk: Desk) -> None:
+    async with desk() as d:
+        for first, kept in (("What is rain?", True), ("hello", False)):
+            await d.send(first)
+            await d.press("left")
+            await d.stage(Stage.READY)
+            assert "more for the next useful training" in d.notice()
+            assert ("kept for testing" in d.notice()) == kept
+            await d.press("ctrl+n")
+
+
 async def test_the_app_opens_again_on_the_same_conversation(desk: Desk) -> None:
     async with desk() as d:
         await d.send("remember me")
