@@ -298,6 +298,10 @@ class ModelError(HhchatError):
     """The model cannot be loaded or does not fit."""
 
 
+class TooLong(ModelError):
+    """The message alone is more than the model reads: asking again changes nothing."""
+
+
 class Cancelled(HhchatError):
     """The user stopped it."""
 

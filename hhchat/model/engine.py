@@ -14,7 +14,7 @@ from hhchat.model.base import Model
 from hhchat.model.decode import Batch, Prefix, Row
 from hhchat.model.lora import load_adapter
 from hhchat.model.trunk import Decoder
-from hhchat.types import Delta, Draw, Exchange, Generation, Message, ModelError
+from hhchat.types import Delta, Draw, Exchange, Generation, Message, ModelError, TooLong
 
 Resolve = Callable[[str], tuple[str, Path | None]]
 ROWS = 64  # rows decoded together by `generate`
@@ -142,7 +142,7 @@ class LocalEngine:
     def fit(self, messages: Sequence[Message], max_new: int) -> tuple[list[int], int]:
         """(prompt ids, tokens left for the reply): the oldest whole turns go when it is too long.
 
-        Raises ModelError when the last message alone is too long for the model."""
+        Raises TooLong when the last message alone is too long for the model."""
         limit = self.model.spec.max_positions
         room = min(max_new, max(16, limit // 4))
         kept = list(messages)
@@ -150,7 +150,7 @@ class LocalEngine:
         while len(prompt) + room > limit:
             kept = drop_oldest_turn(kept)
             if not kept:
-                raise ModelError(
+                raise TooLong(
                     f"the message is {len(prompt)} tokens; this model reads at most {limit - room}"
                 )
             prompt = self.model.render.prompt(kept)

@@ -17,7 +17,7 @@ from textual.message import Message
 from hhchat.protocols import Engine
 from hhchat.session import Pair, Session
 from hhchat.text import one_line
-from hhchat.types import HhchatError
+from hhchat.types import HhchatError, TooLong
 
 FLUSH = 0.1  # seconds between two updates of the screen while replies grow
 SHARE = 0.3  # of the time that drawing may take; when it takes more, updates become rarer
@@ -53,6 +53,7 @@ class Sampled(Message):
 class SamplingFailed(Message):
     ticket: int
     error: str
+    too_long: bool = False  # to ask again would fail again
 
 
 def reason(error: BaseException) -> str:
@@ -114,7 +115,8 @@ class Sampler(threading.Thread):
                     last = now
                     deliver(self._post, Grew(self.ticket, *self._pair.shown()))
         except BaseException as error:
-            deliver(self._post, SamplingFailed(self.ticket, reason(error)))
+            too_long = isinstance(error, TooLong)
+            deliver(self._post, SamplingFailed(self.ticket, reason(error), too_long))
         else:
             deliver(self._post, Sampled(self.ticket))
 

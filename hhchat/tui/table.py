@@ -198,7 +198,10 @@ class ChatTable(Screen[None]):
         if self.sampler is None or message.ticket != self.sampler.ticket:
             return
         self.sampler = None
-        self.say(f"{message.error} · your message is stored, r asks again", "bad")
+        way_out = "ctrl+e edits it, ctrl+n is a new chat"
+        if not message.too_long:
+            way_out = "your message is stored, r asks again"
+        self.say(f"{message.error} · {way_out}", "bad")
         self.enter(Stage.FAILED)
 
     def action_stop(self) -> None:

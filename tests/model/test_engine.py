@@ -14,7 +14,7 @@ import torch
 from hhchat.model import Adapter, LocalEngine, Model, load_model, save_adapter
 from hhchat.model.decode import Row
 from hhchat.model.trunk import Decoder, Rows
-from hhchat.types import Draw, Exchange, Message, ModelError, Sampling
+from hhchat.types import Draw, Exchange, Message, ModelError, Sampling, TooLong
 
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "ran", "home", "again", "hello", "why", "dog"]
 
@@ -193,7 +193,7 @@ def test_a_long_conversation_loses_its_oldest_turns_and_fits_the_model(llama):
     reply = engine.generate([Draw(tuple(long), 1, Sampling(max_new_tokens=10_000))])[0]
     prompt, room = engine.fit(long, 10_000)
     assert len(prompt) + len(reply.token_ids) <= limit
-    with pytest.raises(ModelError, match="tokens; this model reads at most"):
+    with pytest.raises(TooLong, match="tokens; this model reads at most"):
         engine.generate([Draw((Message("user", "why " * 400),), 1)])
 
 

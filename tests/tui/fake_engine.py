@@ -41,10 +41,11 @@ class FakeEngine:
         gate: threading.Event | None = None,
         pause: float = 0.0,
         fail: str = "",
+        error: type[HhchatError] = HhchatError,
     ) -> None:
         self._script = script
         self._chunk = chunk
-        self.gate, self.pause, self.fail = gate, pause, fail
+        self.gate, self.pause, self.fail, self.error = gate, pause, fail, error
         self.calls = 0
         self.draws: list[Draw] = []
         self.stopped = 0
@@ -71,7 +72,7 @@ class FakeEngine:
             elif self.pause:
                 threading.Event().wait(self.pause)
             if self.fail:
-                raise HhchatError(self.fail)
+                raise self.error(self.fail)
             for row, draw in enumerate(draws):
                 if ended[row]:
                     continue

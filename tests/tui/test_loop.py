@@ -10,7 +10,7 @@ import pytest
 from fake_engine import FakeEngine
 
 from hhchat.tui.keys import Stage
-from hhchat.types import HhchatError, StoreError
+from hhchat.types import HhchatError, StoreError, TooLong
 
 Desk = Callable[..., Any]
 
@@ -113,6 +113,19 @@ async def test_an_engine_that_fails_leaves_the_message_and_r_asks_again(desk: De
         assert "CUDA out of memory" in d.notice()
         engine.fail = ""
         await d.press("r")
+        await d.stage(Stage.CHOOSING)
+
+
+async def test_a_message_too_long_for_the_model_is_edited_not_asked_again(desk: Desk) -> None:
+    engine = FakeEngine(fail="the message is 900 tokens", error=TooLong)
+    async with desk(engine) as d:
+        await d.send("hello", Stage.FAILED)
+        assert "900 tokens · ctrl+e edits it, ctrl+n is a new chat" in d.notice()
+        assert "asks again" not in d.notice()
+        engine.fail = ""
+        await d.press("ctrl+e")
+        await d.type("!")
+        await d.press("enter")
         await d.stage(Stage.CHOOSING)
 
 
