@@ -97,7 +97,8 @@ def train(
     goes wrong is the run's `reason`, and the assistant stays the one it was.
     """
     backend = backend or LocalBackend()
-    with only_one(paths.ensure(paths.home()) / "train.lock"), Stop() as stop:
+    stopping = Stop(lambda line: on_event(Event("line", text=line)))
+    with only_one(paths.ensure(paths.home()) / "train.lock"), stopping as stop:
         bury_the_dead(store)
         try:
             if resume:

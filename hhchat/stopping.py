@@ -10,17 +10,23 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Literal
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+WAITS = "stopping after this update (Ctrl-C again stops at once)"
 
 
 class Stop:
-    """Handles the signals for as long as it is entered; does nothing outside the main thread."""
+    """Handles the signals for as long as it is entered; does nothing outside the main thread.
 
-    def __init__(self) -> None:
+    `tell` is given a line when Ctrl-C has to wait for an update. It is called between any two
+    instructions of the main thread, so it must take no lock that is held there.
+    """
+
+    def __init__(self, tell: Callable[[str], object] = lambda line: None) -> None:
+        self._tell = tell
         self._asked = False
         self._manner: Literal["at once", "politely", "later"] = "at once"
         self._before: dict[int, Any] = {}
@@ -68,3 +74,7 @@ class Stop:
         if self._manner == "at once" or (self._manner == "politely" and again):
             # Not an Exception, so that no library's `except Exception` swallows it.
             raise KeyboardInterrupt
+        if self._manner == "politely" and number == signal.SIGINT:
+            # A write that is cut in two by this one refuses it, and a terminal may be gone.
+            with contextlib.suppress(RuntimeError, OSError):
+                self._tell(WAITS)

@@ -18,7 +18,7 @@ from hhchat.types import HhchatError
 
 def show(event: Event) -> None:
     name = event.metric.name if event.metric else ""
-    print(event.kind, event.stage, name, flush=True)
+    print(event.kind, event.stage, name or event.text, flush=True)
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from pipeline_fakes import FakeBackend, FakePM, config, fill, plugins
 from hhchat import pipeline, runfolder
 from hhchat.runfolder import Journal, read_metrics
 from hhchat.snapshots import Resolver
+from hhchat.stopping import WAITS
 from hhchat.store import Store
 from hhchat.types import BadInput, HhchatError, Metric, Run
 
@@ -112,7 +113,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_update(store: Store) -> None:
     wait_for(process, "metric fakeppo updates")
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    wait_for(process, f"line  {WAITS}")
     process.send_signal(signal.SIGINT)
     assert finish(process)[1] == "interrupted"
     assert time.monotonic() - began < 40
