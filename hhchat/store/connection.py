@@ -43,6 +43,7 @@ class Connection:
         self.read_only = read_only
         self._conn: sqlite3.Connection | None = None
         self._later = False
+        self._folds = False  # whether it is open and may be written
         self._registered: Path | None = None
         try:
             with self._in_words():
@@ -76,6 +77,7 @@ class Connection:
         self._enable_wal()
         if todo:
             migrations.upgrade(self.db, self._back_up_before_upgrade)
+        self._folds = True
 
     def _connect(self) -> sqlite3.Connection:
         if self.read_only:
@@ -353,9 +355,20 @@ class Connection:
             due = conn.execute("SELECT 1 FROM counted WHERE name = 'purge_due'").fetchone()
         return due is not None
 
+    def _fold(self) -> None:
+        """Copy the -wal file into the database, if nobody is in the way.
+
+        SQLite does so when the last connection closes, but not when that one is read-only.
+        """
+        if self._folds and self._conn is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._conn.execute("PRAGMA busy_timeout = 0")
+                self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
         """Close the file; may be called twice."""
         if self._conn is not None:
+            self._fold()
             self._conn.close()
             self._conn = None
         if self._registered is not None:

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import run
@@ -361,6 +362,7 @@ assert numpy.ones(2).sum() == 2
 # a chat loads torch in a thread while the screen opens the store: neither may break the other
 TOGETHER = """
 import threading
+import time
 failed = []
 def load():
     try:
@@ -379,3 +381,28 @@ assert not failed, failed
 def test_the_store_opens_without_numpy_and_leaves_it_usable(code):
     done = run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_closing_folds_the_wal_though_a_reader_stays_open(path):
+    with Store(path) as store:
+        reader = Store(path, read_only=True)
+        store.record(PAIR)
+        reader.stats()
+        assert path.with_name(path.name + "-wal").stat().st_size
+    assert path.with_name(path.name + "-wal").stat().st_size == 0
+    assert reader.stats()["comparisons"] == 1
+    reader.close()
+
+
+def test_closing_does_not_wait_for_a_reader_in_the_middle_of_something(path):
+    store = Store(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM comparison").fetchall()
+    store.record(PAIR)
+    began = time.monotonic()
+    store.close()
+    assert time.monotonic() - began < 5
+    other.close()
+    with Store(path) as store:
+        assert store.stats()["comparisons"] == 1
