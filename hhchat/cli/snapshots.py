@@ -21,10 +21,10 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """All snapshots, oldest first; the current one is marked."""
+    """All snapshots, oldest first, and which is current."""
     with open_store() as store:
+        rows = [record(store, s) for s in store.snapshots()]
         current = store.current()
-        rows = [record(s, current) for s in store.snapshots()]
     if as_json:
         for row in rows:
             emit(row)
@@ -32,11 +32,8 @@ def list_(as_json: bool) -> None:
     now = current.id if current else "base"
     say(f"the assistant is {now}" + ("" if rows else ": nothing has been trained yet"))
     table(
-        ("", "snapshot", "created", "run", "parent", "base"),
-        [
-            ("*" if r["current"] else " ", r["id"], r["created"], r["run"], r["parent"], r["base"])
-            for r in rows
-        ],
+        ("snapshot", "state", "created", "run", "parent", "base"),
+        [(r["id"], r["state"], r["created"], r["run"], r["parent"], r["base"]) for r in rows],
     )
 
 
@@ -49,14 +46,13 @@ def show(snapshot_id: str, as_json: bool) -> None:
 
     with open_store() as store:
         snapshot = store.snapshot(snapshot_id)
-        row = {**record(snapshot, store.current()), "folder": str(folder_of(snapshot))}
+        row = {**record(store, snapshot), "folder": str(folder_of(snapshot))}
     row["info"] = dict(snapshot.info)
     if as_json:
         emit(row)
         return
-    for key in ("id", "current", "created", "run", "parent", "base", "folder"):
-        value = {True: "yes", False: "no"}.get(row[key], row[key])
-        say(f"{key:<10} {value if value not in (None, '') else '-'}")
+    for key in ("id", "state", "created", "run", "parent", "base", "folder"):
+        say(f"{key:<10} {row[key] if row[key] not in (None, '') else '-'}")
     info = row["info"]
     for reason in info.get("reasons", ()):
         say(f"gate       {reason}")
@@ -107,11 +103,15 @@ def _tell(store: Store, as_json: bool) -> None:
         say(f"the assistant is now {current.id if current else 'the base'}")
 
 
-def record(snapshot: Snapshot, current: Snapshot | None) -> dict[str, Any]:
-    """A snapshot as `--json` prints it."""
+def record(store: Store, snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as `--json` prints it. Promoted is what was ever the assistant, also by hand."""
+    current = store.current()
+    promoted = any(promotion.snapshot == snapshot.id for promotion in store.promotions())
+    is_current = current is not None and current.id == snapshot.id
     return {
         "id": snapshot.id,
-        "current": current is not None and current.id == snapshot.id,
+        "current": is_current,
+        "state": "current" if is_current else "promoted" if promoted else "refused",
         "created": snapshot.created,
         "run": snapshot.run,
         "parent": snapshot.parent,

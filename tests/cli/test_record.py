@@ -185,11 +185,14 @@ def snapshots() -> None:
 
 
 def test_snapshots(run: Run, snapshots: None) -> None:
-    assert "the assistant is base" in run("snapshots").ok().out
+    shown = run("snapshots").ok().out
+    assert "the assistant is base" in shown
+    assert shown.count("refused") == 2
     assert run("snapshots", "use", "first", "--json").ok().lines == [{"current": "first"}]
     assert "now second" in run("snapshots", "use", "second").ok().out
     rows = run("snapshots", "--json").ok().lines
     assert [(row["id"], row["current"]) for row in rows] == [("first", False), ("second", True)]
+    assert [row["state"] for row in rows] == ["promoted", "current"]
     assert run("snapshots", "rollback", "--json").ok().lines == [{"current": "first"}]
     assert run("snapshots", "rollback", "--json").ok().lines == [{"current": "base"}]
     ran = run("snapshots", "rollback")
