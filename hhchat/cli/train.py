@@ -20,6 +20,7 @@ from hhchat.cli._common import (
 )
 from hhchat.cli.runs import record
 from hhchat.settings import Text
+from hhchat.types import BadInput
 
 if TYPE_CHECKING:
     from hhchat.pipeline import Event
@@ -55,6 +56,8 @@ def command(
     interrupted (`--resume` continues) and 1 when it fails; in all but the first case the
     assistant stays the one it was.
     """
+    if resume and seed is not None:
+        raise BadInput("--resume keeps the seed that the run began with: leave --seed out")
     config = settings(
         stages=None if stages is None else Text(stages),
         warm_start=warm_start or None,
