@@ -210,8 +210,9 @@ def _praise(report: Report, policy: bool) -> Iterator[str]:
         )
     if policy:
         gain = report.measurements["score_gain"]
+        low, high = interval(gain)
         yield (
-            f"score gain {_number(gain.value)} (at least {_number(_lower(gain))}) at "
+            f"score gain {_number(gain.value)} (95%: {_number(low)} to {_number(high)}) at "
             f"{_number(report.value('kl'))} nats per response"
         )
 

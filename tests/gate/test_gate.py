@@ -47,6 +47,7 @@ def test_a_clearly_better_assistant_is_promoted() -> None:
     verdict = decide(report())
     assert verdict.promote
     assert "70.0% of 60 unseen pairs" in verdict.reasons[0]
+    assert verdict.reasons[1] == "score gain 0.6 (95%: 0.4 to 0.8) at 4 nats per response"
 
 
 @pytest.mark.parametrize(
