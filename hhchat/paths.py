@@ -33,6 +33,11 @@ def runs() -> Path:
     return home() / "runs"
 
 
+def train_lock() -> Path:
+    """The file that a training run holds locked for as long as it lives."""
+    return home() / "train.lock"
+
+
 def config_file() -> Path:
     """The one TOML file of settings; it need not exist."""
     return home() / "config.toml"

@@ -98,7 +98,8 @@ def train(
     """
     backend = backend or LocalBackend()
     stopping = Stop(lambda line: on_event(Event("line", text=line)))
-    with only_one(paths.ensure(paths.home()) / "train.lock"), stopping as stop:
+    paths.ensure(paths.home())
+    with only_one(paths.train_lock()), stopping as stop:
         bury_the_dead(store)
         try:
             if resume:

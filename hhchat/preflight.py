@@ -11,10 +11,12 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hhchat import paths
 from hhchat.backend import Backend, LocalBackend, Memory
 from hhchat.dataset import Dataset, gather
 from hhchat.protocols import Trainer
 from hhchat.runfolder import RunFolder, safe_name
+from hhchat.sealing import is_held
 from hhchat.snapshots import BASE
 from hhchat.types import BadInput, HhchatError, Run
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from hhchat.config import Config
     from hhchat.plugins import Plugins
     from hhchat.store import Store
+
+KILLED = "the process was killed; continue it with: hhchat train --resume"
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,14 @@ def bury_the_dead(store: Store) -> None:
     """We hold the lock, so whatever is still called running was killed."""
     for run in store.runs():
         if run.state == "running":
-            reason = "the process was killed; continue it with: hhchat train --resume"
-            store.finish_run(run.id, "interrupted", reason=reason)
+            store.finish_run(run.id, "interrupted", reason=KILLED)
+
+
+def as_it_is(run: Run) -> Run:
+    """The run as the next training will find it: a killed one could not say so itself."""
+    if run.state == "running" and not is_held(paths.train_lock()):
+        return replace(run, state="interrupted", reason=KILLED)
+    return run
 
 
 def too_few(have: int, needed: int) -> str:

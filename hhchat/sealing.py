@@ -99,6 +99,22 @@ def only_one(path: Path, what: str = "training") -> Iterator[None]:
         os.close(handle)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process holds this lock file; writes nothing."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        _lock(handle)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)
+
+
 def _lock(handle: int) -> None:
     try:
         import fcntl

@@ -28,8 +28,10 @@ def command() -> None:
 @json_option
 def list_(n: int, as_json: bool) -> None:
     """The latest runs, newest first."""
+    from hhchat.preflight import as_it_is
+
     with open_store() as store:
-        runs = list(store.runs(n))
+        runs = [as_it_is(run) for run in store.runs(n)]
     if as_json:
         for run in runs:
             emit(record(run))
@@ -48,8 +50,10 @@ def list_(n: int, as_json: bool) -> None:
 @json_option
 def show(run_id: str, all_metrics: bool, as_json: bool) -> None:
     """One run: its settings, how it ended and its last readings."""
+    from hhchat.preflight import as_it_is
+
     with open_store() as store:
-        run = store.run(run_id)
+        run = as_it_is(store.run(run_id))
         metrics = store.metrics(run.id)
     if all_metrics:
         for m in metrics:

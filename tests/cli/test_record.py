@@ -11,6 +11,7 @@ import pytest
 
 from hhchat import paths
 from hhchat.cli.prefs import FORMATS
+from hhchat.sealing import only_one
 from hhchat.store import Store
 from hhchat.types import Metric, Snapshot
 
@@ -251,6 +252,20 @@ def test_runs(run: Run) -> None:
     ran = run("runs", "show", "nope")
     assert ran.code == 2
     assert "nope" in ran.err
+
+
+def test_a_killed_run_is_not_called_running(run: Run) -> None:
+    with Store() as store:
+        made = store.start_run(("pm", "ppo"), 7, "starter", {})
+    assert not paths.train_lock().exists()
+    with only_one(paths.train_lock()):
+        assert [row["state"] for row in run("runs", "--json").ok().lines] == ["running"]
+    for args in ([], ["show", made.id]):
+        [row] = run("runs", *args, "--json").ok().lines
+        assert (row["state"], row["finished"]) == ("interrupted", None)
+        assert "was killed" in row["reason"]
+    with Store() as store:
+        assert store.run(made.id).state == "running"  # looking changes nothing
 
 
 def test_a_database_that_is_not_one(run: Run, home: Path) -> None:
