@@ -10,6 +10,8 @@ import json
 import math
 import os
 import random
+import subprocess
+import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -236,7 +238,8 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
         model.save_pretrained(out)
         model.model.norm.weight.div_(SHARPEN)
     for path in out.iterdir():
-        path.chmod(0o644)
+        if path.is_file():
+            path.chmod(0o644)
 
 
 def main() -> None:
@@ -278,7 +281,11 @@ def main() -> None:
     )
     save(model, tokenizer, options.out)
     language.write(options.out / language.PATH.name)
-    print(f"saved after {done} steps in {options.out}")
+    print(f"saved after {done} steps in {options.out}", flush=True)
+    # The preference prior belongs to these weights. It needs the trainers, which stand above this
+    # package, so it is called as the command that it is.
+    command = [sys.executable, "-m", "hhchat_trainers.prior", "--model", str(options.out)]
+    subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":
