@@ -131,7 +131,7 @@ def test_a_server_that_says_nothing(ask: Run, monkeypatch: pytest.MonkeyPatch) -
         (["--n", "0"], "--n must be between"),
         (["--n", "65"], "--n must be between"),
         (["--seed", "-1"], "--seed must be"),
-        (["--best-of", "0"], "best_of"),
+        (["--best-of", "0"], "best-of"),
         (["--best-of", "x"], "--best-of"),
         (["--temperature", "-1"], "temperature"),
         (["--server", "nonsense"], "http://"),
