@@ -125,6 +125,16 @@ def check_mode(mode: str, plugins: Plugins) -> None:
         raise BadInput(f"there is no mode {mode!r}: {nearest(mode, names)}")
 
 
+def known_mode(mode: str) -> None:
+    """BadInput when a mode is neither ours nor a plugin's; plugins are loaded only to find out."""
+    from hhchat.types import MODES
+
+    if mode not in MODES:
+        from hhchat.plugins import Plugins
+
+        check_mode(mode, Plugins.load())
+
+
 def check_question(name: str, plugins: Plugins) -> None:
     """BadInput when [chat] question names no objective."""
     if name:

@@ -57,8 +57,10 @@ def import_(file: str, form: str, strict: bool, mode: str, as_json: bool) -> Non
 
     Good lines are kept, bad ones are counted and named; importing none at all exits with 2.
     """
+    from hhchat.cli.chat import known_mode
     from hhchat.transfer import import_pairs
 
+    known_mode(mode)
     source = sys.stdin.buffer if file == "-" else Path(file)
     with open_store() as store:
         report = import_pairs(store, source, form, strict=strict, mode=mode)

@@ -67,6 +67,9 @@ def add(texts: tuple[str, ...], source: str | None, mode: str, as_json: bool) ->
     Adding one twice changes nothing. Whether a prompt trains or evaluates is fixed for life by a
     hash of its first message.
     """
+    from hhchat.cli.chat import known_mode
+
+    known_mode(mode)
     prompts = [Prompt((Message("user", text),), mode=mode) for text in texts if text.strip()]
     if len(prompts) != len(texts):
         raise BadInput("a prompt is empty")
