@@ -150,7 +150,9 @@ class PM:
                 best = (float(numbers["best"]), kept)
         per_epoch = max(1, math.ceil(len(pairs) / self.batch_pairs))
         check = max(1, per_epoch // 4)
-        stopping = self.patience > 0 and len(heldout) >= 12 and self.epochs > 1
+        # Inside a single epoch the loss over a few held-out pairs is mostly noise.
+        enough = 12 if self.epochs > 1 else 50
+        stopping = self.patience > 0 and len(heldout) >= enough
         for update in range(first, updates):
             if context.stopped():
                 raise Cancelled("stopped; `hhchat train --resume` goes on from here")
