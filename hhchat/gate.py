@@ -173,7 +173,10 @@ def _length(report: Report, rules: GateRules) -> Iterator[str]:
         yield "the length of the replies was not measured"
         return
     candidate, incumbent = both
-    ratio = candidate / incumbent if incumbent > 0 else math.inf if candidate > 0 else 1.0
+    if incumbent > 0:
+        ratio = candidate / incumbent
+    else:  # nothing to compare with: nothing is as long as nothing, and nan proves nothing
+        ratio = 1.0 if candidate == incumbent == 0 else math.inf
     if not ratio >= rules.min_length_ratio:
         yield (
             f"the new replies are {_number(ratio)} times as long as before "

@@ -7,7 +7,7 @@ import random
 from dataclasses import fields
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hhchat import stats
@@ -143,6 +143,7 @@ def test_the_rules_are_a_config_table_with_a_sentence_each() -> None:
         build(GateRules, {"max_kl": math.nan}, "[gate]")
 
 
+@example({"length": 0.0, "length_incumbent": math.nan})
 @given(st.dictionaries(st.sampled_from(sorted(report().measurements)), NUMBERS))
 def test_no_number_whatever_crashes_the_gate_or_slips_through_as_nan(
     values: dict[str, float],
