@@ -73,7 +73,7 @@ class LocalBackend:
 
     def memory(self, config: Config) -> Memory:
         """Weights, adapters with their optimiser, and activations, against what is free."""
-        from hhchat.model.base import pick_device
+        from hhchat.model.base import free_memory, pick_device
         from hhchat.model.locate import estimate, locate, read_config
 
         device = pick_device(config.model.device)
@@ -82,9 +82,9 @@ class LocalBackend:
             how = "int8" if device.type == "cuda" else "none"
         spec = read_config(locate(config.model.path))
         needed = estimate(spec, how).total
-        available = free_memory(device.type)
+        available = free_memory(device)
         advice = ""
-        if available is not None and needed > available:
+        if needed > available:
             advice = _what_fits(available, {q: estimate(spec, q).total for q in ("int8", "nf4")})
         return Memory(needed, available, device.type, advice)
 
@@ -106,21 +106,6 @@ class _Judges:
                 return None
             self._loaded[snapshot] = self.backend.preference(self.model, folder)
         return self._loaded[snapshot]
-
-
-def free_memory(device: str) -> int | None:
-    """Bytes that a new process could use there; None where that cannot be found out."""
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info()[0])
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
 
 
 def _what_fits(available: int, needed: Mapping[str, int]) -> str:

@@ -65,10 +65,10 @@ class Tokens:
     mask_BT: Tensor
 
 
-def tensors(responses: Sequence[Response], width: int | None = None) -> Tokens:
-    """Pack responses. T is the longest response unless `width` says otherwise."""
+def tensors(responses: Sequence[Response]) -> Tokens:
+    """Pack responses; T is the longest one's tokens."""
     length = max(len(r.prompt) + len(r.tokens) for r in responses)
-    width = width or max(len(r.tokens) for r in responses)
+    width = max(len(r.tokens) for r in responses)
     ids = torch.zeros(len(responses), length, dtype=torch.long)
     at = torch.zeros(len(responses), width, dtype=torch.long)
     tokens = torch.zeros(len(responses), width, dtype=torch.long)

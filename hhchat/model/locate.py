@@ -102,13 +102,12 @@ def estimate(
     rank: int = 16,
     rows: int = 8,
     length: int = 512,
-    copy_bytes: int = 0,
 ) -> Memory:
     """Memory for training with four roles on one base (policy, value and PM adapters with Adam).
 
     Activations: what a checkpoint-free backward keeps for `rows` sequences of `length` tokens."""
     body = spec.parameters - spec.vocab * spec.hidden * (1 if spec.tied else 2)
-    per_weight = {"int8": 1.0, "nf4": 0.53, "none": 4.0}[quantization] + copy_bytes
+    per_weight = {"int8": 1.0, "nf4": 0.53, "none": 4.0}[quantization]
     other = (
         spec.vocab * spec.hidden * (1 if spec.tied else 2) * (4 if quantization == "none" else 2)
     )
@@ -126,5 +125,5 @@ def estimate(
     return Memory(
         weights=int(body * per_weight + other),
         adapters=lora * 4 * (3 + 2 * 3),  # three roles in fp32, gradients and two moments for two
-        activations=rows * length * (kept_per_token + spec.vocab * 4 // 4),
+        activations=rows * length * (kept_per_token + spec.vocab),
     )
