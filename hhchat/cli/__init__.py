@@ -16,7 +16,8 @@ import click
 
 import hhchat.threads  # noqa: F401 (before anything imports torch)
 from hhchat import __version__
-from hhchat.types import BadInput, HhchatError, nearest
+from hhchat.cli._common import DefaultGroup
+from hhchat.types import HhchatError
 
 # name -> what it does; the module is hhchat.cli.<name> and its command is called `command`.
 COMMANDS: dict[str, str] = {
@@ -41,9 +42,11 @@ COMMANDS: dict[str, str] = {
 OWN_OPTIONS = ("--help", "-h", "--version")
 
 
-class Commands(click.Group):
+class Commands(DefaultGroup):
     """Commands that are imported when used, then those that plugins add."""
 
+    default = "chat"
+    own_options = OWN_OPTIONS
     _asked_plugins = False
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -59,23 +62,8 @@ class Commands(click.Group):
         self._ask_plugins()
         return self.commands.get(cmd_name)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if self.get_command(ctx, args[0]) is None:
-            if ctx.resilient_parsing:  # a shell completing a line: no errors among its choices
-                return None, None, []
-            names = self.list_commands(ctx)
-            raise BadInput(f"there is no command {args[0]!r}: {nearest(args[0], names)}")
-        return super().resolve_command(ctx, args)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # A shell that completes the first word wants the commands, not what `chat` takes.
-        if (not args and not ctx.resilient_parsing) or (
-            args and args[0].startswith("-") and args[0] not in OWN_OPTIONS
-        ):
-            args = ["chat", *args]
-        return super().parse_args(ctx, args)
+    def unknown(self, ctx: click.Context, name: str) -> str:
+        return f"there is no command {name!r}"
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self._ask_plugins()

@@ -150,10 +150,15 @@ class DefaultGroup(click.Group):
     """A group that does `default` when no subcommand is named: `hhchat runs --json` lists."""
 
     default = "list"
+    own_options: tuple[str, ...] = ("-h", "--help")  # any other leading option is the default's
+
+    def unknown(self, ctx: click.Context, name: str) -> str:
+        return f"{ctx.command_path} has no {name!r}"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # A shell that completes the first word wants the commands, not what the default takes.
         if (not args and not ctx.resilient_parsing) or (
-            args and args[0].startswith("-") and args[0] not in ("-h", "--help")
+            args and args[0].startswith("-") and args[0] not in self.own_options
         ):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
@@ -165,7 +170,7 @@ class DefaultGroup(click.Group):
             if ctx.resilient_parsing:  # a shell completing a line: no errors among its choices
                 return None, None, []
             names = self.list_commands(ctx)
-            raise BadInput(f"{ctx.command_path} has no {args[0]!r}: {nearest(args[0], names)}")
+            raise BadInput(f"{self.unknown(ctx, args[0])}: {nearest(args[0], names)}")
         return super().resolve_command(ctx, args)
 
 
