@@ -19,8 +19,9 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from hhchat.openai_errors import context_of, is_overlong, message_of, read_error
 from hhchat.text import one_line
-from hhchat.types import BadInput, HhchatError
+from hhchat.types import BadInput, HhchatError, TooLong
 
 CONNECT = 10.0  # seconds to reach the server; silence afterwards has its own, longer limit
 LINE = 1 << 20  # longest line of a stream, in bytes
@@ -36,6 +37,17 @@ class ServerError(HhchatError):
     def __init__(self, message: str, *, transient: bool = False) -> None:
         super().__init__(message)
         self.transient = transient
+
+
+class Overlong(ServerError, TooLong):
+    """The conversation, or it and the room for a reply, are more than the model reads.
+
+    `limit` is the model's context in tokens, where the server says it.
+    """
+
+    def __init__(self, message: str, limit: int | None = None) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 @dataclass(frozen=True)
@@ -264,12 +276,13 @@ class Call:
     def _refusal(self, response: http.client.HTTPResponse) -> ServerError:
         status = response.status
         try:
-            said = _said(response.read(SAID), _kind(response))
+            told = read_error(response.read(SAID), _kind(response))
         except (OSError, http.client.HTTPException):
-            said = ""  # the status says enough
-        # Cut out here too: a quotation that is shortened could lose a part of the key only.
-        said = said.replace(self.server.key, "(key)") if self.server.key else said
+            told = ""  # the status says enough
+        said = self._quotable(message_of(told))
         quoted = f": {one_line(said, 200)}" if said.strip() else ""
+        if status not in (401, 403, 404, 429) and is_overlong(told):
+            return self._overlong(told)
         if status in (401, 403):
             advice = "name the variable that holds its key in [remote] api_key_env"
             if self.server.key:
@@ -287,6 +300,14 @@ class Call:
             return self.server.error(f"failed ({status}){quoted}; check its log", transient=True)
         return self.server.error(f"refused the request ({status}){quoted}")
 
+    def _overlong(self, told: Any) -> Overlong:
+        said = one_line(self._quotable(message_of(told)), 200)
+        return Overlong(f"the server at {self.server.url} reads no more: {said}", context_of(told))
+
+    def _quotable(self, said: str) -> str:
+        """Without the key, before it is shortened: that could lose a part of the key only."""
+        return said.replace(self.server.key, "(key)") if self.server.key else said
+
     def _json(self, response: http.client.HTTPResponse) -> Any:
         kind = _kind(response)
         if kind != "application/json":
@@ -303,8 +324,9 @@ class Call:
         if not isinstance(value, dict):
             raise self.server.nonsense("its stream holds no objects")
         if value.get("error"):
-            said = _message(value["error"]) or "no reason given"
-            said = said.replace(self.server.key, "(key)") if self.server.key else said
+            if is_overlong(value):  # some servers say so after a status of 200
+                raise self._overlong(value)
+            said = self._quotable(message_of(value["error"]) or "no reason given")
             raise self.server.error(f"gave up: {one_line(said, 200)}", transient=True)
         return value
 
@@ -359,23 +381,3 @@ class _Translated:
 
 def _kind(response: http.client.HTTPResponse) -> str:
     return (response.getheader("Content-Type") or "").partition(";")[0].strip().lower()
-
-
-def _said(raw: bytes, kind: str) -> str:
-    """The reason in an error's body, in the shapes that servers give it; nothing of a web page."""
-    text = raw.decode("utf-8", "replace")
-    try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
-        return text if kind == "text/plain" else ""
-    return _message(told) if isinstance(told, dict) else ""
-
-
-def _message(value: Any) -> str:
-    if isinstance(value, dict):
-        for name in ("error", "message", "detail"):
-            found = _message(value.get(name))
-            if found:
-                return found
-        return ""
-    return value if isinstance(value, str) else ""

@@ -4,6 +4,8 @@ An `Engine` over /v1/chat/completions. A draw becomes one streamed request with 
 sampling settings; the rows of a pair are asked at once, each by a thread that only reads its
 connection, and one consumer puts their text in order. A row that fails does not take the other
 with it: what arrived is kept as an unfinished reply, and the error is raised when all have ended.
+A conversation that the server calls too long is asked again without its oldest turns, as the
+local engine would sample it.
 """
 
 from __future__ import annotations
@@ -14,11 +16,20 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from hhchat.openai_wire import Call, Server, ServerError, parse_url
-from hhchat.types import BadInput, Delta, Draw, Generation, ModelError, nearest
+from hhchat.openai_wire import Call, Overlong, Server, ServerError, parse_url
+from hhchat.types import (
+    BadInput,
+    Delta,
+    Draw,
+    Generation,
+    Message,
+    ModelError,
+    drop_oldest_turn,
+    nearest,
+)
 
 if TYPE_CHECKING:
     from hhchat.config import Config, RemoteConfig
@@ -30,6 +41,7 @@ POLL = 0.05  # seconds between two looks at `cancelled`
 BATCH = 64  # pieces passed on between two looks at it, while they come fast
 RETRY = 1.0  # seconds before `generate` asks again, once, for a row that failed in passing
 CUT = ("length", "max_tokens", "content_filter")  # finish reasons of a reply that did not end
+CUTS = 256  # conversations whose length is remembered to be too much for the server
 LOCAL = "local"  # `--server local`: the local model, whatever the settings say
 
 
@@ -97,6 +109,7 @@ class _Row:
 
     draw: Draw
     model: str
+    sent: Draw  # what the server is asked: less, when it says that this is too much for it
     pieces: list[str] = field(default_factory=list)
     held: str = ""  # the first half of a character whose other half is in the next event
     size: int = 0
@@ -112,6 +125,21 @@ class _Row:
         self.pieces.append(text)
         self.size += len(text)
         return text
+
+    def ask_less(self, context: int | None) -> bool:
+        """First a quarter of the context is enough for the reply, then the oldest whole turns go;
+        False when only the last message is left. `context`: the model's, in tokens, if known."""
+        sampling = self.sent.sampling
+        room = sampling.max_new_tokens
+        if context is not None:
+            room = min(room, max(16, context // 4))
+        if room < sampling.max_new_tokens:
+            self.sent = replace(self.sent, sampling=replace(sampling, max_new_tokens=room))
+            return True
+        kept = drop_oldest_turn(self.sent.messages)
+        if kept:
+            self.sent = replace(self.sent, messages=tuple(kept))
+        return bool(kept)
 
     @property
     def text(self) -> str:
@@ -147,6 +175,7 @@ class RemoteEngine:
         self.base = self._base(model)
         self.workers = workers
         self.retry = retry
+        self._cuts: dict[tuple[str, int, tuple[Message, ...]], tuple[int, int]] = {}
 
     def __repr__(self) -> str:
         return f"RemoteEngine({self.base!r})"
@@ -199,7 +228,32 @@ class RemoteEngine:
         return f"server:{self.server.name}/{model}"
 
     def _rows(self, draws: Sequence[Draw]) -> list[_Row]:
-        return [_Row(draw, self._model(draw)) for draw in draws]
+        return [_Row(draw, self._model(draw), self._fitting(draw)) for draw in draws]
+
+    def _fitting(self, draw: Draw) -> Draw:
+        """The draw as it is worth asking: what was too long a turn ago has only grown since."""
+        messages, new = draw.messages, draw.sampling.max_new_tokens
+        for known in (messages, messages[:-2]):
+            cut = self._cuts.get((self._model(draw), new, known))
+            if cut is not None:
+                dropped, room = cut
+                head = messages[:1] if messages[0].role == "system" else ()
+                return replace(
+                    draw,
+                    messages=head + messages[len(head) + dropped :],
+                    sampling=replace(draw.sampling, max_new_tokens=room),
+                )
+        return draw
+
+    def _remember_cut(self, row: _Row) -> None:
+        asked, sent = row.draw, row.sent
+        if sent is asked:
+            return
+        key = (row.model, asked.sampling.max_new_tokens, asked.messages)
+        dropped = len(asked.messages) - len(sent.messages)
+        self._cuts[key] = (dropped, sent.sampling.max_new_tokens)
+        while len(self._cuts) > CUTS:
+            self._cuts.pop(next(iter(self._cuts)))
 
     def _model(self, draw: Draw) -> str:
         if draw.sampling.best_of > 1:
@@ -218,6 +272,7 @@ class RemoteEngine:
         if row.held:  # its other half never came
             row.held = ""
             row.add("\ufffd")
+        self._remember_cut(row)
         return Generation(
             text=row.text,
             finished=finished,
@@ -305,7 +360,7 @@ class _Crew:
         tries = 1 if self.retry is None else 2
         for left in reversed(range(tries)):
             try:
-                return _News(row, ended=True, finished=self._stream(row))
+                return _News(row, ended=True, finished=self._fitted(row))
             except ServerError as error:
                 if not (left and error.transient) or self._halted.wait(self.retry):
                     return _News(row, ended=True, error=error)
@@ -313,6 +368,15 @@ class _Crew:
                 return _News(row, ended=True, error=self._unexpected(error))
             self.news.put(_News(row, again=True))
         raise AssertionError("a try returns")  # pragma: no cover
+
+    def _fitted(self, row: int) -> bool:
+        """`_stream`, of as much of the conversation as the server takes."""
+        while True:
+            try:
+                return self._stream(row)
+            except Overlong as error:
+                if self._halted.is_set() or not self.rows[row].ask_less(error.limit):
+                    raise
 
     def _stream(self, row: int) -> bool:
         """Pass the text of a reply on as it comes; whether it ended by itself."""
@@ -322,7 +386,7 @@ class _Crew:
             self._calls.add(call)
         size, began = 0, time.monotonic()
         try:
-            for event in call.events("/chat/completions", body_of(asked.draw, asked.model)):
+            for event in call.events("/chat/completions", body_of(asked.sent, asked.model)):
                 if event is None or self._halted.is_set():
                     return True
                 text, reason = read_event(event)
@@ -333,6 +397,10 @@ class _Crew:
                     return reason not in CUT
                 if size > asked.limit:
                     return False
+        except Overlong as error:
+            if size:  # it has begun: asked again, it would begin anew
+                raise ServerError(str(error)) from None
+            raise
         finally:
             with self._lock:
                 self._calls.discard(call)

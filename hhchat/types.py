@@ -42,6 +42,16 @@ class Message:
     content: str
 
 
+def drop_oldest_turn(messages: Sequence[Message]) -> list[Message]:
+    """Without the oldest user turn and its reply; the system message stays. [] when none can go."""
+    head = [m for m in messages[:1] if m.role == "system"]
+    rest = list(messages[len(head) :])
+    starts = [i for i, m in enumerate(rest) if m.role == "user"]
+    if len(starts) < 2:
+        return []
+    return head + rest[starts[1] :]
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """What a scorer reads: the whole conversation so far and the one reply it judges."""

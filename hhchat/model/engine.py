@@ -14,7 +14,16 @@ from hhchat.model.base import Model
 from hhchat.model.decode import Batch, Prefix, Row
 from hhchat.model.lora import load_adapter
 from hhchat.model.trunk import Decoder
-from hhchat.types import Delta, Draw, Exchange, Generation, Message, ModelError, TooLong
+from hhchat.types import (
+    Delta,
+    Draw,
+    Exchange,
+    Generation,
+    Message,
+    ModelError,
+    TooLong,
+    drop_oldest_turn,
+)
 
 Resolve = Callable[[str], tuple[str, Path | None]]
 ROWS = 64  # rows decoded together by `generate`
@@ -210,16 +219,6 @@ class LocalEngine:
                 mine = [mine[max(range(len(mine)), key=scores.__getitem__)]]
             best.append(replace(mine[0], sampling=draw.sampling, seed=draw.seed))
         return best
-
-
-def drop_oldest_turn(messages: Sequence[Message]) -> list[Message]:
-    """Without the oldest user turn and its reply; the system message stays. [] when none can go."""
-    head = [m for m in messages[:1] if m.role == "system"]
-    rest = list(messages[len(head) :])
-    starts = [i for i, m in enumerate(rest) if m.role == "user"]
-    if len(starts) < 2:
-        return []
-    return head + rest[starts[1] :]
 
 
 def make_decoder(model: Model, role: object, dtype: torch.dtype) -> Decoder:

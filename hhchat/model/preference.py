@@ -20,7 +20,7 @@ from hhchat.model.base import Model
 from hhchat.model.locate import same_base
 from hhchat.model.lora import Adapter, load_adapter, save_adapter
 from hhchat.model.trunk import Rows
-from hhchat.types import Exchange, Generation, Message, ModelError
+from hhchat.types import Exchange, Generation, Message, ModelError, drop_oldest_turn
 
 CONTEXT_END = -1  # the id that stands for the PM's own token
 
@@ -62,8 +62,6 @@ class Judged:
 
 def judged(model: Model, messages: Sequence[Message], replies: Sequence[list[int]]) -> Judged:
     """Ids for the PM. Oldest whole turns go when it is too long; the reply never does (trap 2)."""
-    from hhchat.model.engine import drop_oldest_turn
-
     room = model.spec.max_positions - max(len(r) for r in replies) - 1
     kept = list(messages)
     prompt = model.render.prompt(kept)

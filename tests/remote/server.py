@@ -18,6 +18,7 @@ asked: list[dict] = []
 failures: dict[str, int] = {}
 lock = threading.Lock()
 models = sys.argv[1:] or ["normal"]
+CONTEXT = 100  # words that the servers with a limit read
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
@@ -156,6 +157,79 @@ class Handler(BaseHTTPRequestHandler):
 
     def mode_bad(self, body: dict) -> None:
         self.page(400, {"error": "the prompt is longer than 2048 tokens"})
+
+    # Each of these reads CONTEXT words, of which the reply gets max_tokens, and says so in the
+    # words of the server it is named after.
+
+    def fits(self, body: dict, needed_for_reply: bool = True) -> tuple[bool, int, int]:
+        prompt = sum(len(m["content"].split()) for m in body["messages"])
+        new = body["max_tokens"] if needed_for_reply else 0
+        if prompt + new <= CONTEXT:
+            self.mode_normal(body)
+            return True, prompt, new
+        return False, prompt, new
+
+    def mode_vllm(self, body: dict) -> None:
+        done, prompt, new = self.fits(body)
+        if not done:
+            said = (
+                f"This model's maximum context length is {CONTEXT} tokens. However, you requested "
+                f"{prompt + new} tokens ({prompt} in the messages, {new} in the completion). "
+                "Please reduce the length of the messages or completion."
+            )
+            kind = {"type": "BadRequestError", "param": None, "code": 400}
+            self.page(400, {"object": "error", "message": said, **kind})
+
+    def mode_vllm_new(self, body: dict) -> None:
+        done, prompt, new = self.fits(body)
+        if not done:
+            said = (
+                f"'max_tokens' or 'max_completion_tokens' is too large: {new}. This model's "
+                f"maximum context length is {CONTEXT} tokens and your request has {prompt} input "
+                f"tokens ({new} > {CONTEXT} - {prompt})."
+            )
+            self.page(400, {"error": {"message": said, "type": "BadRequestError", "code": 400}})
+
+    def mode_llamacpp(self, body: dict) -> None:
+        done, prompt, _ = self.fits(body, needed_for_reply=False)
+        if not done:
+            said = "the request exceeds the available context size. try increasing the context size"
+            error = {"code": 400, "message": said, "type": "exceed_context_size_error"}
+            self.page(400, {"error": {**error, "n_prompt_tokens": prompt, "n_ctx": CONTEXT}})
+
+    def mode_llamacpp_200(self, body: dict) -> None:
+        """As some versions do: the status says that all is well."""
+        done, *_ = self.fits(body, needed_for_reply=False)
+        if not done:
+            said = "the request exceeds the available context size, try increasing it"
+            self.stream()
+            self.event(json.dumps({"error": {"code": 400, "message": said}}))
+            self.chunk(b"")
+
+    def mode_ollama(self, body: dict) -> None:
+        done, prompt, _ = self.fits(body, needed_for_reply=False)
+        if not done:
+            said = f"prompt too long; exceeded max context length by {prompt - CONTEXT} tokens"
+            error = {"message": said, "type": "api_error", "param": None, "code": None}
+            self.page(500, {"error": error})
+
+    def mode_openai(self, body: dict) -> None:
+        done, prompt, _ = self.fits(body, needed_for_reply=False)
+        if not done:
+            said = (
+                f"This model's maximum context length is {CONTEXT} tokens. However, your messages "
+                f"resulted in {prompt} tokens. Please reduce the length of the messages."
+            )
+            error = {"type": "invalid_request_error", "code": "context_length_exceeded"}
+            self.page(400, {"error": {"message": said, "param": "messages", **error}})
+
+    def mode_bursts(self, body: dict) -> None:
+        """Runs out of context in the middle of a reply, and calls that an error."""
+        self.stream()
+        self.delta({"content": "so far "})
+        self.event(json.dumps({"error": {"message": "context size exceeded", "code": 500,
+                                         "type": "exceed_context_size_error"}}))  # fmt: skip
+        self.chunk(b"")
 
     def mode_garbage(self, body: dict) -> None:
         self.stream()
