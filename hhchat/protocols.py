@@ -19,6 +19,7 @@ from hhchat.types import (
     Measurement,
     Metric,
     Prompt,
+    SampleReport,
 )
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class TrainingContext:
     start: Path | None = None  # a policy adapter to start from (--warm-start); None: the base
     report: Callable[[str], None] = field(default=lambda text: None)  # a line for the user
     stopped: Callable[[], bool] = field(default=lambda: False)  # Ctrl-C: seal and raise Cancelled
+    # Takes an update's number and replies to the same prompts before training and now, for people
+    # to look at; None: nobody looks, so sample nothing. Nothing of the run may depend on it.
+    show: Callable[[int, Sequence[SampleReport]], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,12 @@ class PM:
             done += self.updates(len(part))
 
         # 3. what it knows of picks it has not seen
-        measured = measure(models["full"], heldout, "pm_accuracy")
+        tested = {"heldout": gaps_by_id(models["full"], heldout)}
+        measured = measure([gap for _, gap in tested["heldout"]], "pm_accuracy")
         if "a" in models:
-            measured.append(cross_accuracy(models["a"], models["b"], parts["a"], parts["b"]))
+            tested["cross"] = cross(models["a"], models["b"], parts["a"], parts["b"])
+            crossed = [gap for _, gap in tested["cross"]]
+            measured.append(accuracy("pm_cross_accuracy", crossed))
         for m in measured:
             context.log(Metric("pm", total, m.name, m.value))
 
@@ -105,7 +108,8 @@ class PM:
             made.info = {"pairs": len(parts[which]), "seed": context.seed}
             made.save(folder)
         gauges = {which: str(context.out / f"half-{which}") for which in models if which != "full"}
-        return StageResult(tuple(measured), preference=context.out, info={"gauges": gauges})
+        info = {"gauges": gauges, "tested": tested}
+        return StageResult(tuple(measured), preference=context.out, info=info)
 
     def updates(self, pairs: int) -> int:
         return max(1, math.ceil(pairs / self.batch_pairs)) * self.epochs
@@ -259,6 +263,7 @@ class Pair:
     row: Judged
     target: float
     talk: str = ""  # the conversation it is of
+    id: str = ""  # the comparison's
 
 
 def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
@@ -269,7 +274,8 @@ def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
         return None
     target = CONFIDENCE.get(comparison.strength, 0.9) if soft else 1.0
     talk = comparison.conversation or comparison.messages[0].content
-    return Pair(judged(model, comparison.messages, [chosen, rejected]), target, talk)
+    row = judged(model, comparison.messages, [chosen, rejected])
+    return Pair(row, target, talk, comparison.id)
 
 
 def halves(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
@@ -301,22 +307,27 @@ def accuracy(name: str, found: Sequence[float]) -> Measurement:
     return Measurement(name, right / len(found), low, high, len(found))
 
 
-def measure(made: PreferenceModel, pairs: Sequence[Pair], name: str) -> list[Measurement]:
-    """Held-out accuracy with its interval, and the loss. [] without held-out pairs."""
-    if not pairs:
-        return []
+def gaps_by_id(made: PreferenceModel, pairs: Sequence[Pair]) -> list[tuple[str, float]]:
+    """(id of the comparison, score of chosen minus rejected) of each pair, for the run's page."""
     found = gaps(made, pairs)
+    return [(pair.id, gap) for pair, gap in zip(pairs, found, strict=True)]
+
+
+def cross(
+    a: PreferenceModel, b: PreferenceModel, part_a: Sequence[Pair], part_b: Sequence[Pair]
+) -> list[tuple[str, float]]:
+    """Each half's model on the other half's picks: all picks are tested, each by a model that has
+    not seen it, at the price of models that saw only half of the data."""
+    return [*gaps_by_id(a, part_b), *gaps_by_id(b, part_a)]
+
+
+def measure(found: Sequence[float], name: str) -> list[Measurement]:
+    """Accuracy with its interval and the loss, of gaps; [] of none."""
+    if not found:
+        return []
     gap = torch.tensor(found)
     loss = float(preference_loss(gap, torch.zeros_like(gap)).mean())
     return [accuracy(name, found), Measurement("pm_loss", loss, n=len(found))]
-
-
-def cross_accuracy(
-    a: PreferenceModel, b: PreferenceModel, part_a: Sequence[Pair], part_b: Sequence[Pair]
-) -> Measurement:
-    """Each half's model on the other half's picks: all picks are tested, each by a model that has
-    not seen it, at the price of models that saw only half of the data."""
-    return accuracy("pm_cross_accuracy", [*gaps(a, part_b), *gaps(b, part_a)])
 
 
 def log(context: TrainingContext, step: int, which: str, values: dict[str, float]) -> None:

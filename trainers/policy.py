@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from hhchat_trainers import state
+from hhchat_trainers.glimpse import Glimpse
 from hhchat_trainers.maths import response_k3, response_kl, warm_up
 from hhchat_trainers.rollout import Response, Scored, roll_out, score_roles
 from torch import Tensor, nn
@@ -115,7 +116,9 @@ class PolicyLearner:
 
     def run(self) -> StageResult:
         """Updates until the end or a guard; then the best policy by the gauge is saved."""
-        for update in range(self.restore(), self.settings.updates):
+        first = self.restore()
+        glimpse = Glimpse(self.context, self.engine, self.reference, self.settings.max_new_tokens)
+        for update in range(first, self.settings.updates):
             if self.context.stopped():
                 raise Cancelled("stopped; `hhchat train --resume` goes on from here")
             sampler = {k: v.clone() for k, v in state.module_tensors("", self.policy).items()}
@@ -128,6 +131,7 @@ class PolicyLearner:
             for name, number in readings.items():
                 self.context.log(Metric(self.stage, update, name, number))
             self.seal(update + 1)
+            glimpse.look(update, self.policy)
             if self.stop:
                 self.context.report(f"{self.stage} stopped at update {update + 1}: {self.stop}")
                 break
@@ -307,7 +311,9 @@ class PolicyLearner:
             "beta": self.beta,
         }
         (context.out / f"{self.stage}.json").write_text(json.dumps(info, indent=1))
-        return StageResult(tuple(measured), policy=context.out, info=info)
+        # reply by reply for the run's page, whose histogram is of what the gate reads as `kl`
+        replies = {"kl": kl.tolist(), "tokens": [len(r.tokens) for r in after]}
+        return StageResult(tuple(measured), policy=context.out, info={**info, "replies": replies})
 
 
 def shape_readings(responses: Sequence[Response]) -> dict[str, float]:

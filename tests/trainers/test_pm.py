@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import trainer_world as tw
-from hhchat_trainers.pm import cross_accuracy, gaps, pair_of
+from hhchat_trainers.pm import cross, gaps, pair_of
 from safetensors.torch import load_file
 
 from hhchat.model import LocalEngine, PreferenceModel
@@ -86,11 +86,22 @@ def test_cross_accuracy_tests_each_half_on_the_other_half_s_picks(world):
     a, b = (PreferenceModel.load(world.model, folder / f"half-{h}") for h in ("a", "b"))
     pairs = [pair_of(world.model, c, False) for c in world.comparisons]
     mine, theirs = pairs[:10], pairs[10:]
-    got = cross_accuracy(a, b, mine, theirs)
-    right = [g > 0 for g in (*gaps(a, theirs), *gaps(b, mine))]
-    assert got.n == len(pairs)
-    assert got.value == sum(right) / len(right)
-    assert got.low < got.value < got.high
+    found = cross(a, b, mine, theirs)
+    assert [gap for _, gap in found] == [*gaps(a, theirs), *gaps(b, mine)]
+    assert [name for name, _ in found] == [c.id for c in world.comparisons[10:]] + [
+        c.id for c in world.comparisons[:10]
+    ]
+
+
+def test_a_run_tells_what_each_pair_was_given_so_that_accuracy_can_be_drawn_by_kind(world):
+    ran = world.train(tw.pm(), "told")
+    tested = ran.result.info["tested"]
+    found = {m.name: m for m in ran.result.measurements}
+    for which, name in (("heldout", "pm_accuracy"), ("cross", "pm_cross_accuracy")):
+        gap = dict(tested[which])
+        assert found[name].value == sum(g > 0 for g in gap.values()) / len(gap)
+    assert set(dict(tested["heldout"])) == {c.id for c in world.heldout}
+    assert set(dict(tested["cross"])) == {c.id for c in world.comparisons}
 
 
 def test_pairs_that_are_the_same_after_tokenisation_teach_nothing(world):
