@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -22,6 +22,7 @@ from hhchat.types import HhchatError
 # name -> what it does; the module is hhchat.cli.<name> and its command is called `command`.
 COMMANDS: dict[str, str] = {
     "chat": "Chat, and pick between two replies (what `hhchat` alone does).",
+    "serve": "Serve the chat to a browser on this machine.",
     "ask": "Answer one question without a screen.",
     "train": "Learn from the picks: a preference model, then PPO, then the gate.",
     "runs": "List training runs, or show one.",
@@ -99,13 +100,18 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; every error is one line on stderr. Returns the exit code."""
+    return report_errors(lambda: cli.main(args, prog_name="hhchat", standalone_mode=False))
+
+
+def report_errors(act: Callable[[], Any]) -> int:
+    """What `act` returns as an exit code; every error is one line on stderr."""
     _reopen_closed()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape, not a crash.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        result: Any = cli.main(args, prog_name="hhchat", standalone_mode=False)
+        result = act()
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except HhchatError as error:

@@ -17,6 +17,8 @@ from hhchat.cli._common import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hhchat.config import Config
     from hhchat.plugins import Plugins
     from hhchat.protocols import Engine
@@ -38,21 +40,43 @@ def command(
     resume: str | None,
 ) -> int:
     """Chat, and pick between two replies (what `hhchat` alone does)."""
+    return open_app(model, quantization, device, server, mode, resume)
+
+
+def open_app(
+    model: str | None,
+    quantization: str | None,
+    device: str | None,
+    server: str | None,
+    mode: str | None,
+    resume: str | None,
+    *,
+    browser: bool = False,
+    shared: Path | None = None,
+) -> int:
+    """The app, in this terminal or in a browser. `shared` is the socket of the process that holds
+    the model for all of the browser's tabs; without it the model is loaded here."""
     from hhchat import paths, tui
     from hhchat.plugins import Plugins
+    from hhchat.remote import is_remote
     from hhchat.tui.setup import FirstRun
 
     config = settings(
         model=model, quantization=quantization, device=device, server=server, mode=mode
     )
     shown = with_server(config)
-    tui.require_terminal()
+    if not browser:
+        tui.require_terminal()
     quiet_libraries()
     path = paths.database()
 
     loaded = config
 
     def engine() -> Engine:
+        if shared is not None and not is_remote(loaded):
+            from hhchat.serving.shared import SharedEngine
+
+            return SharedEngine(shared, loaded.model.path)
         # Called in a worker thread, which needs a connection of its own.
         from hhchat.store import Store
 
@@ -67,11 +91,11 @@ def command(
         return loaded
 
     def fits(name: str) -> str:
-        return what_fits(replace(config, model=replace(config.model, path=name)))
+        if shared is not None:
+            from hhchat.serving.shared import fits
 
-    # Nothing is asked of who has settings, or says on the command line what is wanted.
-    asked = any((model, server, mode, resume)) or config.path is None or config.path.exists()
-    asked = asked or bool(config.origins)
+            return fits(shared, name)
+        return what_fits(replace(config, model=replace(config.model, path=name)))
 
     # The screen belongs to the app while it runs: what plugins did wrong is said afterwards.
     told: list[str] = []
@@ -86,11 +110,18 @@ def command(
             mode=mode,
             resume=resume,
             plugins=plugins,
-            first_run=None if asked else FirstRun(fits, choose),
+            first_run=FirstRun(fits, choose) if is_first(config) and not resume else None,
+            browser=browser,
         )
     finally:
         for line in told:
             say(line, err=True)
+
+
+def is_first(config: Config) -> bool:
+    """Whether nothing has been set yet: who has settings, or says on the command line what is
+    wanted, is asked nothing."""
+    return not (config.path is None or config.path.exists() or config.origins)
 
 
 def what_fits(config: Config) -> str:

@@ -32,6 +32,7 @@ def run(
     objectives: Sequence[Objective] = (),
     rng: random.Random | None = None,
     first_run: FirstRun | None = None,
+    browser: bool = False,
 ) -> int:
     """Chat until the user leaves; the exit status (give it to `sys.exit`).
 
@@ -39,6 +40,7 @@ def run(
     it raises is shown as one line in the app. `mode` is that of new conversations (default: the
     config's). `resume` is the id of a conversation, or the unique start of one, or "latest", or
     "new"; by default the app opens on the conversation that was open last, unless `mode` is given.
+    `browser`: the screen is a browser's, at the other end of standard input and output.
     `first_run` has a newcomer choose a model, when there is no conversation yet and none is
     asked for. Raises HhchatError, before anything is drawn, when the store cannot be opened, when
     `resume` names no conversation, and BadInput (exit status 2) when there is no terminal.
@@ -47,7 +49,8 @@ def run(
     Does not return, but ends the process with the same status, when a worker is stuck in the
     model and would keep the terminal waiting.
     """
-    require_terminal()
+    if not browser:
+        require_terminal()
     from hhchat.config import Config
     from hhchat.store import Store
     from hhchat.tui.app import ChatApp
