@@ -92,6 +92,12 @@ class TrainConfig:
     eval_prompts: int = setting(
         160, "Held-out prompts the gate samples, for each of candidate and incumbent.", low=4
     )
+    shown_prompts: int = setting(
+        4,
+        "Held-out prompts of which the run's page shows the median of 17 replies, before and "
+        "after; 0: none.",
+        low=0,
+    )
 
 
 @dataclass(frozen=True)

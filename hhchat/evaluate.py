@@ -7,8 +7,8 @@ prompt: pairing is what makes a couple of hundred prompts enough to see a small 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 from hhchat import stats
 from hhchat.gate import INCUMBENT
@@ -27,15 +27,40 @@ from hhchat.types import (
 
 CHUNK = 32  # prompts a batch: short enough to stop and to show progress, long enough to be fast
 SHOWN = 8  # pairs of replies kept for people to read
+DRAWS = 17  # the paper shows the median of 17 samples by PM score, so that nobody picks (App. C)
+
+
+@dataclass(frozen=True)
+class Typical:
+    """The reply of median score out of `DRAWS`, before and after, and all of their scores."""
+
+    prompt: str
+    before: str
+    after: str
+    scores_before: tuple[float, ...]
+    scores_after: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the evaluation found, in full: the report page draws its histograms from `rows`."""
+    """What the evaluation found, in full: the run's page is drawn from it."""
 
-    measurements: list[Measurement]
+    measurements: list[Measurement] = field(default_factory=list)
     samples: list[SampleReport] = field(default_factory=list)
     rows: list[dict[str, object]] = field(default_factory=list)
+    typical: list[Typical] = field(default_factory=list)
+    pairs: list[dict[str, object]] = field(default_factory=list)  # see `pair_rows`
+    replies: Mapping[str, object] = field(default_factory=dict)  # a policy stage's own, by name
+
+    def record(self) -> dict[str, object]:
+        """All but the measurements, as report.json keeps it."""
+        return {
+            "samples": [asdict(s) for s in self.samples],
+            "rows": self.rows,
+            "typical": [asdict(t) for t in self.typical],
+            "pairs": self.pairs,
+            "replies": dict(self.replies),
+        }
 
 
 def choose(prompts: Sequence[Prompt], n: int, seed: int) -> list[Prompt]:
@@ -78,12 +103,17 @@ def compare(
     max_new_tokens: int = 256,
     terms: Sequence[tuple[Objective, float]] = (),
     gauges: Mapping[str, Scorer] | None = None,
+    shown: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Judged:
-    """Sample both on `prompts` and measure them under the preference model and the terms."""
+    """Sample both on `prompts` and measure them under the preference model and the terms.
+
+    Of the first `shown` prompts the typical replies are kept as well.
+    """
     sampled: dict[str, list[Generation]] = {candidate: [], incumbent: []}
     plans = {name: draws(prompts, name, seed, max_new_tokens) for name in sampled}
-    total = len(prompts) * len(plans)
+    first = len(prompts) * len(plans)
+    total = first + min(shown, len(prompts)) * DRAWS * len(plans)
     # One model at a time: switching adapters between batches throws away warm state.
     for name, plan in plans.items():
         for start in range(0, len(plan), CHUNK):
@@ -117,7 +147,17 @@ def compare(
         SampleReport(prompts[i].messages[-1].content, old[i].text, new[i].text)
         for i in range(min(SHOWN, len(prompts)))
     ]
-    return Judged(found, samples, rows)
+    medians = typical(
+        engine,
+        preference,
+        prompts[:shown],
+        candidate=candidate,
+        incumbent=incumbent,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        progress=lambda done: progress(first + done, total),
+    )
+    return Judged(found, samples, rows, medians)
 
 
 def _gains(
@@ -168,14 +208,82 @@ def repetition(text: str) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def accuracy(preference: Scorer, comparisons: Sequence[Comparison]) -> Measurement | None:
-    """How often the preference model agrees with unseen picks; None when there are none."""
+def gaps(preference: Scorer, comparisons: Sequence[Comparison]) -> list[tuple[str, float]]:
+    """(id, score of the preferred reply minus the other's) of each usable comparison."""
     usable = [c for c in comparisons if c.preferred is not None]
-    if not usable:
-        return None
     chosen = preference.score([Exchange(c.messages, c.chosen.text) for c in usable])
     rejected = preference.score([Exchange(c.messages, c.rejected.text) for c in usable])
-    return stats.win_rate("pm_accuracy", chosen, rejected)
+    return [(c.id, a - b) for c, a, b in zip(usable, chosen, rejected, strict=True)]
+
+
+def accuracy(found: Sequence[tuple[str, float]]) -> Measurement | None:
+    """How often the preference model agrees with unseen picks; None when there are none."""
+    if not found:
+        return None
+    return stats.win_rate("pm_accuracy", [gap for _, gap in found], [0.0] * len(found))
+
+
+def pair_rows(
+    tested: Mapping[str, Iterable[tuple[str, float]]], comparisons: Iterable[Comparison]
+) -> list[dict[str, object]]:
+    """Each tested pair with what it is: by which set, turn, mode and source accuracy is drawn.
+
+    `tested` maps the name of a set (heldout, cross) to ids and gaps. No text is kept.
+    """
+    known = {c.id: c for c in comparisons}
+    return [
+        {
+            "set": which,
+            "gap": float(gap),
+            "turn": known[name].turn_index + 1,
+            "mode": known[name].mode,
+            "source": known[name].source,
+            "strength": known[name].strength,
+        }
+        for which, found in tested.items()
+        for name, gap in found
+        if name in known
+    ]
+
+
+def typical(
+    engine: Engine,
+    preference: Scorer,
+    prompts: Sequence[Prompt],
+    *,
+    candidate: str,
+    incumbent: str,
+    seed: int,
+    max_new_tokens: int = 256,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Typical]:
+    """Of each prompt the reply of median score out of `DRAWS`, of incumbent and candidate.
+
+    Empty replies are not shown, where there is another."""
+    asked = [p for p in prompts for _ in range(DRAWS)]
+    medians: dict[str, list[str]] = {}
+    scores: dict[str, list[tuple[float, ...]]] = {}
+    for turn, name in enumerate((incumbent, candidate)):
+        replies = engine.generate(draws(asked, name, seed, max_new_tokens))
+        found = preference.score(_exchanges(asked, replies))
+        medians[name], scores[name] = [], []
+        for at in range(0, len(asked), DRAWS):
+            drawn = range(at, at + DRAWS)
+            said = [i for i in drawn if replies[i].text.strip()] or list(drawn)
+            order = sorted(said, key=lambda i: found[i])
+            medians[name].append(replies[order[len(order) // 2]].text)
+            scores[name].append(tuple(sorted(found[at : at + DRAWS])))
+        progress((turn + 1) * len(asked))
+    return [
+        Typical(
+            p.messages[-1].content,
+            medians[incumbent][i],
+            medians[candidate][i],
+            scores[incumbent][i],
+            scores[candidate][i],
+        )
+        for i, p in enumerate(prompts)
+    ]
 
 
 def _exchanges(prompts: Sequence[Prompt], replies: Sequence[Generation]) -> list[Exchange]:

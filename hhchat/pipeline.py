@@ -47,6 +47,7 @@ from hhchat.types import (
     ModelError,
     Report,
     Run,
+    SampleReport,
     Snapshot,
     Verdict,
 )
@@ -67,13 +68,14 @@ EXIT_CODES = {"promoted": 0, "refused": 3, "failed": 1, "interrupted": 130, "run
 class Event:
     """What a run tells whoever watches it."""
 
-    kind: Literal["run", "stage", "metric", "line", "evaluate", "verdict", "end"]
+    kind: Literal["run", "stage", "metric", "line", "samples", "evaluate", "verdict", "end"]
     stage: str = ""
     text: str = ""
     metric: Metric | None = None
     done: int = 0
     total: int = 0
     run: Run | None = None
+    samples: tuple[SampleReport, ...] = ()  # replies of update `done`, beside those of the start
 
 
 def train(
@@ -164,6 +166,7 @@ class _Story:
             "incumbent": incumbent_of(store, model.identity),
             "warm_start": warm_start,
             "eval_prompts": config.train.eval_prompts,
+            "shown_prompts": config.train.shown_prompts,
             "weights": {term.name: weight for term, weight in terms},
             "comparisons": [c.id for c in data.comparisons],
             "heldout": [c.id for c in data.heldout],
@@ -292,6 +295,9 @@ class _Story:
             start=self._start(),
             report=lambda text: self.on_event(Event("line", stage, text=text)),
             stopped=self.stop.asked,
+            show=lambda update, samples: self.on_event(
+                Event("samples", stage, done=update, samples=tuple(samples))
+            ),
         )
 
     def _start(self) -> Path | None:
@@ -355,14 +361,17 @@ class _Story:
     def _measure(self, snapshot: Snapshot, results: Results) -> tuple[Report, evaluate.Judged]:
         """The stages' own measurements, and the candidate beside the incumbent."""
         found = {m.name: m for m in results.measurements}
-        judged = evaluate.Judged([])
         folder = self.folder.sealed
         preference = part(folder, "preference")
         scorer = self.backend.preference(self.model, preference) if preference else None
-        if scorer is not None and "pm_accuracy" not in found:
-            accuracy = evaluate.accuracy(scorer, self.data.heldout)
+        tested = results.tested
+        if scorer is not None and ("pm_accuracy" not in found or not tested):
+            gaps = evaluate.gaps(scorer, self.data.heldout)
+            tested = tested or {"heldout": gaps}
+            accuracy = evaluate.accuracy(gaps)
             if accuracy is not None:
-                found[accuracy.name] = accuracy
+                found.setdefault(accuracy.name, accuracy)
+        judged = evaluate.Judged()
         wanted = int(self.run.data["eval_prompts"])
         prompts = evaluate.choose(self.data.heldout_prompts, wanted, self.run.seed)
         if results.policy is not None and scorer is not None and prompts:
@@ -380,11 +389,14 @@ class _Story:
                     name: self.backend.preference(self.model, folder / where)
                     for name, where in results.gauges.items()
                 },
+                shown=int(self.run.data.get("shown_prompts", 0)),  # 0: begun by an older version
                 progress=lambda done, total: self.on_event(
                     Event("evaluate", GATE, done=done, total=total)
                 ),
             )
             found.update({m.name: m for m in judged.measurements})
+        pairs = evaluate.pair_rows(tested, (*self.data.comparisons, *self.data.heldout))
+        judged = replace(judged, pairs=pairs, replies=results.replies)
         for name, measurement in found.items():
             self._log(Metric(GATE, 0, name, measurement.value))
         return Report(snapshot.id, self._incumbent, found), judged

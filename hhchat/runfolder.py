@@ -4,7 +4,7 @@
     <home>/runs/<run>/snapshot/       what becomes the snapshot: one folder a stage
     <home>/runs/<run>/state/<stage>/  sealed state, from which a stage goes on after a kill
     <home>/runs/<run>/metrics.jsonl   every metric at once; the database gets them in batches
-    <home>/runs/<run>/report.json     what the gate saw and why it decided
+    <home>/runs/<run>/report.json     what the gate saw and why it decided, and what its page draws
     <home>/runs/<run>/error.txt       the traceback of a crash, for whoever mends it
 
 `snapshot/` is renamed to <home>/snapshots/s-<run> when it is complete: at any instant the stage
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hhchat.store import Store
 
 DONE = "stage.json"
+REPORT_SCHEMA = 2  # 1 had no number, and no typical, pairs and replies
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -51,6 +52,8 @@ class Results:
     preference: str | None = None
     gauges: dict[str, str] = field(default_factory=dict)
     stop: str | None = None
+    tested: dict[str, Any] = field(default_factory=dict)  # a preference model's pairs and gaps
+    replies: dict[str, Any] = field(default_factory=dict)  # a policy's, one number a reply
 
     def add(self, stage: str, folder: Path, told: dict[str, Any]) -> None:
         """One more stage; a later policy or preference model replaces an earlier one."""
@@ -60,6 +63,9 @@ class Results:
         self.preference = told["preference"] or self.preference
         self.gauges.update(told["gauges"])
         self.stop = told["stop"]
+        info = told.get("info") or {}
+        self.tested = (info.get("tested") if told["preference"] else None) or self.tested
+        self.replies = (info.get("replies") if told["policy"] else None) or self.replies
 
 
 @dataclass(frozen=True)
@@ -150,13 +156,13 @@ class RunFolder:
         write_json(
             self.root / "report.json",
             {
+                "schema": REPORT_SCHEMA,
                 "candidate": report.candidate,
                 "incumbent": report.incumbent,
                 "promote": verdict.promote,
                 "reasons": list(verdict.reasons),
                 "measurements": [asdict(m) for m in report.measurements.values()],
-                "samples": [asdict(s) for s in judged.samples],
-                "rows": judged.rows,
+                **judged.record(),
             },
         )
 

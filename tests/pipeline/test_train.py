@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_fakes import FakeBackend, config, fill, plugins
+from pipeline_fakes import FakeBackend, FakeEngine, config, fill, plugins, quality
 
-from hhchat import hookimpl, pipeline
+from hhchat import evaluate, hookimpl, pipeline
 from hhchat.pipeline import Event
 from hhchat.snapshots import Resolver
 from hhchat.store import Store
-from hhchat.types import BadInput, Exchange, HhchatError, ModelError, Report, Run, Snapshot
+from hhchat.types import (
+    BadInput,
+    Draw,
+    Exchange,
+    Generation,
+    HhchatError,
+    Message,
+    ModelError,
+    Prompt,
+    Report,
+    Run,
+    Snapshot,
+)
 
 
 def train(
@@ -70,6 +84,45 @@ def test_metrics_and_measurements_can_be_looked_at_afterwards(store: Store, home
     assert len(report["samples"]) == 8
     assert len(report["rows"]) == 40
     assert {"prompt", "before", "after"} == set(report["samples"][0])
+
+
+def test_a_run_keeps_what_its_page_draws(store: Store, home: Path) -> None:
+    fill(store)
+    run = train(store, train={"shown_prompts": 3})
+    report = json.loads((home / "runs" / run.id / "report.json").read_text())
+    assert report["schema"] == 2
+    assert len(report["typical"]) == 3
+    for told in report["typical"]:
+        for side in ("before", "after"):
+            scores = told[f"scores_{side}"]
+            assert scores == sorted(scores)
+            assert len(scores) == 17
+            assert quality(told[side]) == pytest.approx(scores[8])
+    heldout = list(store.usable(split="heldout"))
+    assert len(report["pairs"]) == len(heldout) > 0
+    assert all(p["set"] == "heldout" and p["turn"] == 1 for p in report["pairs"])
+    assert all(p["gap"] > 0 for p in report["pairs"])  # this world's user is never wrong
+    told = json.dumps(report["pairs"])
+    assert not any(c.chosen.text in told for c in heldout)
+
+
+def test_a_prompt_shows_its_median_reply_and_not_an_empty_one() -> None:
+    class Silent(FakeEngine):
+        def _one(self, draw: Draw) -> Generation:
+            made = super()._one(draw)
+            return replace(made, text="") if draw.seed % 2 else made
+
+    class Reads:
+        def score(self, exchanges: Sequence[Exchange]) -> list[float]:
+            return [quality(e.reply) if e.reply else -99.0 for e in exchanges]
+
+    engine = Silent(lambda name: (name, None))
+    prompts = [Prompt((Message("user", f"question {i}"),)) for i in range(4)]
+    both = {"candidate": "base", "incumbent": "base", "seed": 3}
+    for told in evaluate.typical(engine, Reads(), prompts, **both):
+        spoken = sorted(s for s in told.scores_after if s > -99)
+        assert 0 < len(spoken) < 17
+        assert quality(told.after) == pytest.approx(spoken[len(spoken) // 2])
 
 
 @pytest.mark.parametrize(
