@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Literal
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
-WAITS = "stopping after this update (Ctrl-C again stops at once)"
+WAITS = "stopping after this update; asked again, it stops at once"
 
 
 class Stop:

@@ -7,7 +7,7 @@ from hhchat.text import one_line
 from hhchat.tui.blocks import code_blocks
 from hhchat.tui.composer import LIMIT, Composer
 from hhchat.tui.conversations import Conversations
-from hhchat.tui.dialogs import Ask, Choose
+from hhchat.tui.dialogs import Choose, Edit
 from hhchat.tui.help import Help
 from hhchat.tui.keys import Stage, bindings
 from hhchat.tui.learning import Learning
@@ -88,7 +88,7 @@ class ChatScreen(Learning):
                 return
             await self.show_conversation()
 
-        self.app.push_screen(Ask("Edit your last message and send it again", turn.user), resend)
+        self.app.push_screen(Edit("Edit your last message and send it again", turn.user), resend)
 
     def action_branch(self) -> None:
         """Say something else after an earlier turn: a branch of the conversation."""
@@ -109,7 +109,8 @@ class ChatScreen(Learning):
 
         def chosen(index: int | None) -> None:
             if index is not None:
-                self.app.push_screen(Ask("Say instead"), lambda text: said(index, text))
+                after = f"Say this after turn {turns[index].index + 1} instead"
+                self.app.push_screen(Edit(after), lambda text: said(index, text))
 
         options = [f"{t.index + 1}. {one_line(t.user, 60)}" for t in turns]
         self.app.push_screen(Choose("Branch after which turn?", options), chosen)

@@ -13,7 +13,7 @@ LIMIT = 100_000  # characters; far more than any context window this app will me
 
 
 class Composer(TextArea):
-    """Grows with its text up to a third of the screen."""
+    """The chat's message box, and the editor of every dialog that takes more than a line."""
 
     BINDINGS = [
         Binding("ctrl+j", "newline", "new line", show=False),
@@ -34,10 +34,14 @@ class Composer(TextArea):
             super().__init__()
             self.why = why
 
-    def __init__(self, *, id: str | None = None, placeholder: str = "") -> None:
+    def __init__(
+        self, *, id: str | None = None, placeholder: str = "", of_chat: bool = False
+    ) -> None:
+        """`of_chat`: in an empty box some keys are the chat screen's."""
         super().__init__(
             id=id, placeholder=placeholder, show_line_numbers=False, highlight_cursor_line=False
         )
+        self._of_chat = of_chat
 
     async def _on_key(self, event: events.Key) -> None:
         if event.key == "enter":
@@ -45,7 +49,7 @@ class Composer(TextArea):
             event.prevent_default()
             self.post_message(self.Sent(self.text))
             return
-        if event.key == "question_mark" and not self.text:
+        if event.key == "question_mark" and self._of_chat and not self.text:
             event.stop()
             event.prevent_default()
             await self.run_action("screen.help")
@@ -80,21 +84,21 @@ class Composer(TextArea):
 
     async def action_undo_here(self) -> None:
         """Undo typing; in an empty box, undo the last pick."""
-        if self.text:
+        if self.text or not self._of_chat:
             self.undo()
         else:
             await self.run_action("screen.undo")
 
     async def action_edit_here(self) -> None:
         """End of line as everywhere; in an empty box, bring back the last message."""
-        if self.text:
+        if self.text or not self._of_chat:
             self.action_cursor_line_end()
         else:
             await self.run_action("screen.edit_last")
 
     async def action_copy_here(self) -> None:
         """Redo typing; in an empty box, copy the last reply."""
-        if self.text:
+        if self.text or not self._of_chat:
             self.redo()
         else:
             await self.run_action("screen.copy_reply")

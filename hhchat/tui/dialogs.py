@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -67,33 +68,37 @@ class Confirm(ModalScreen[bool]):
         self.dismiss(answer)
 
 
-class Write(ModalScreen[tuple[str, Source] | None]):
-    """The user's own reply: human when written from nothing, edited when from one of the two."""
+Edited = TypeVar("Edited")
 
-    BINDINGS = [
-        CANCEL,
-        Binding("ctrl+s", "send", "keep", show=False, priority=True),
-        Binding("f2", "start(0)", "from left", show=False),
-        Binding("f3", "start(1)", "from right", show=False),
-    ]
 
-    def __init__(self, replies: Sequence[str]) -> None:
+class Editor(ModalScreen[Edited | None]):
+    """The chat's own message box, large: Enter keeps, Ctrl-J breaks the line, Esc leaves."""
+
+    BINDINGS = [CANCEL, Binding("ctrl+s", "send", "keep", show=False, priority=True)]
+    KEPT, MORE = "keeps it", ""
+
+    def __init__(self, title: str, placeholder: str, text: str = "") -> None:
         super().__init__()
-        self._replies = replies
-        self._source: Source = "human"
-        self.editor = Composer(placeholder="The reply you would have liked …")
+        self._title, self._text = title, text
+        self.editor = Composer(placeholder=placeholder)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog -large"):
-            yield Static("Your own reply", classes="dialog-title", markup=False)
+            yield Static(Content(self._title), classes="dialog-title", markup=False)
             yield self.editor
-            keys = Content.from_markup(
-                "[bold]enter[/] keeps it  [bold]ctrl+j[/] new line  "
-                "[@click=screen.start(0)][bold]f2[/] from left[/]  "
-                "[@click=screen.start(1)][bold]f3[/] from right[/]  "
-                "[@click=screen.cancel][bold]esc[/] leaves[/]"
+            keys = (
+                f"[@click=screen.send][bold]enter[/] {self.KEPT}[/]  [bold]ctrl+j[/] new line  "
+                f"{self.MORE}[@click=screen.cancel][bold]esc[/] leaves[/]"
             )
-            yield Static(keys, classes="dialog-keys")
+            yield Static(Content.from_markup(keys), classes="dialog-keys")
+
+    def on_mount(self) -> None:
+        self.load(self._text)
+
+    def load(self, text: str) -> None:
+        self.editor.load_text(printable(text))
+        self.editor.move_cursor(self.editor.document.end)
+        self.editor.focus()
 
     def on_composer_sent(self, event: Composer.Sent) -> None:
         event.stop()
@@ -105,15 +110,51 @@ class Write(ModalScreen[tuple[str, Source] | None]):
 
     def action_send(self) -> None:
         if self.editor.text.strip():
-            self.dismiss((self.editor.text, self._source))
+            self.dismiss(self.kept(self.editor.text))
 
-    def action_start(self, index: int) -> None:
-        self.editor.load_text(printable(self._replies[index]))
-        self._source = "edited"
-        self.editor.focus()
+    def kept(self, text: str) -> Edited:
+        """What the dialog is dismissed with."""
+        raise NotImplementedError
 
     def action_cancel(self) -> None:
         self.dismiss(None)
+
+
+class Edit(Editor[str]):
+    """A message of the user's, to be sent."""
+
+    KEPT = "sends it"
+
+    def __init__(self, title: str, text: str = "") -> None:
+        super().__init__(title, "Say something …", text)
+
+    def kept(self, text: str) -> str:
+        return text
+
+
+class Write(Editor[tuple[str, Source]]):
+    """The user's own reply: human when written from nothing, edited when from one of the two."""
+
+    BINDINGS = [
+        Binding("f2", "start(0)", "from left", show=False),
+        Binding("f3", "start(1)", "from right", show=False),
+    ]
+    MORE = (
+        "[@click=screen.start(0)][bold]f2[/] from left[/]  "
+        "[@click=screen.start(1)][bold]f3[/] from right[/]  "
+    )
+
+    def __init__(self, replies: Sequence[str]) -> None:
+        super().__init__("Your own reply", "The reply you would have liked …")
+        self._replies = replies
+        self._source: Source = "human"
+
+    def kept(self, text: str) -> tuple[str, Source]:
+        return text, self._source
+
+    def action_start(self, index: int) -> None:
+        self.load(self._replies[index])
+        self._source = "edited"
 
 
 class Choose(ModalScreen[int | None]):

@@ -54,7 +54,7 @@ class ChatTable(Screen[None]):
         self._ticket = 0
         self.top, self.log_view, self.pair_view = TopBar(), ConversationLog(), PairView()
         self.notice = Static("", id="notice", markup=False)
-        self.composer = Composer(id="composer", placeholder="Say something …")
+        self.composer = Composer(id="composer", placeholder="Say something …", of_chat=True)
         self.hint_bar = Hints("", id="hints")
 
     @property

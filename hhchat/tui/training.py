@@ -149,7 +149,8 @@ class TrainScreen(Screen[None]):
         training = self._training
         self.state.update(Content(f"Training · {training.state()}"))
         self.words.update(Content("\n".join(training.lines) or "starting …"))
-        stop = "[@click=screen.stop][bold]c[/] stop it[/]  " if training.running else ""
+        how = "stop at once" if training.stopping else "stop it"
+        stop = f"[@click=screen.stop][bold]c[/] {how}[/]  " if training.running else ""
         self.keys.update(
             Content.from_markup(
                 f"{stop}[bold]↑↓[/] scroll  "

@@ -10,6 +10,7 @@ import pytest
 from fake_engine import FakeEngine
 from textual import events
 from textual.screen import Screen
+from textual.widgets import TextArea
 
 from hhchat.tui.composer import LIMIT
 from hhchat.tui.keys import Stage
@@ -103,6 +104,30 @@ async def test_editing_the_last_message_sends_it_again_beside_the_old_one(desk: 
             "helo there",
         ]
         assert [t.user for t in d.chat.session.history()] == ["helo there"]
+
+
+async def test_a_long_message_is_edited_with_all_its_lines(desk: Desk) -> None:
+    async with desk() as d:
+        await d.send("first line\n\nthird line")
+        await d.press("ctrl+e", "x", "escape")  # leaving sends nothing
+        assert d.chat.stage is Stage.CHOOSING
+        assert d.chat.session.turn.user == "first line\n\nthird line"
+        await d.press("ctrl+e")
+        assert isinstance(d.app.focused, TextArea)
+        assert d.app.focused.text == "first line\n\nthird line"
+        await d.press("exclamation_mark", "ctrl+j", "question_mark", "enter")
+        await d.until(lambda: d.chat.session.turn.user == "first line\n\nthird line!\n?")
+        await d.stage(Stage.CHOOSING)
+
+
+async def test_an_editor_takes_the_keys_that_the_empty_chat_box_gives_away(desk: Desk) -> None:
+    async with desk() as d:
+        await d.send("hello")
+        await d.press("e", "question_mark", "ctrl+e", "ctrl+z", "ctrl+y")
+        assert d.app.focused.text == "?"
+        await d.press("ctrl+z", "ctrl+z", "ctrl+e", "enter")  # empty: nothing to keep
+        assert d.outcomes() == []
+        assert isinstance(d.app.focused, TextArea)
 
 
 async def test_a_reply_is_copied_through_the_terminal(desk: Desk) -> None:
