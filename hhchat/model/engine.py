@@ -36,7 +36,7 @@ def _base_only(name: str) -> tuple[str, Path | None]:
 
 
 class LocalEngine:
-    """Samples from the local model. Thread rule: one call at a time (a lock sees to it)."""
+    """Samples from the local model. Thread rule: one step at a time (a lock sees to it)."""
 
     def __init__(
         self,
@@ -77,29 +77,31 @@ class LocalEngine:
                 batches.append(
                     (mine, self._batch(decoder, [rows[i] for i in mine], prefix), prefix)
                 )
-            shown = [""] * len(draws)
-            told = [False] * len(draws)
-            while not all(told):
-                stop = cancelled()
-                for mine, batch, prefix in batches:
-                    if not stop and not batch.done:
-                        # Finished rows of a chat batch run along, so that its cache stays whole.
+        shown = [""] * len(draws)
+        told = [False] * len(draws)
+        while not all(told):
+            stop = cancelled()
+            for mine, batch, prefix in batches:
+                if not stop and not batch.done:
+                    # Finished rows of a chat batch run along, so that its cache stays whole.
+                    with self._lock:  # a step at a time: two samplings take turns
                         self._advance(batch)
-                    for j, i in enumerate(mine):
-                        row = batch.rows[j]
-                        if told[i]:
-                            continue
-                        if row.done or stop:
-                            told[i] = True
-                            made = self._generation(draws[i], row, names[i])
-                            rest = made.text.removeprefix(shown[i])
-                            yield Delta(i, rest, made)
-                            continue
-                        text = self.model.render.partial(row.tokens)
-                        if text.startswith(shown[i]) and text != shown[i]:
-                            yield Delta(i, text[len(shown[i]) :])
-                            shown[i] = text
-                    if all(told[i] for i in mine):
+                for j, i in enumerate(mine):
+                    row = batch.rows[j]
+                    if told[i]:
+                        continue
+                    if row.done or stop:
+                        told[i] = True
+                        made = self._generation(draws[i], row, names[i])
+                        rest = made.text.removeprefix(shown[i])
+                        yield Delta(i, rest, made)
+                        continue
+                    text = self.model.render.partial(row.tokens)
+                    if text.startswith(shown[i]) and text != shown[i]:
+                        yield Delta(i, text[len(shown[i]) :])
+                        shown[i] = text
+                if all(told[i] for i in mine):
+                    with self._lock:
                         prefix.keep(batch)
 
     def generate(self, draws: Sequence[Draw]) -> list[Generation]:

@@ -1,8 +1,8 @@
 """The process that holds the model: one engine, asked by many apps over a private socket.
 
-Pairs are sampled one after another in the order they were asked for: an app has one at a time, so
-none waits for more than one pair of each other tab. What is cancelled while it waits, or whose
-app has gone, is never begun. All of the model's work is done by one thread; the loop only carries.
+A few pairs are sampled at once, a piece of each in turn, the others in the order they were asked
+for; what is cancelled while it waits, or whose app has gone, is never begun. All of the model's
+work is done by one thread; the loop only carries.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import asyncio
 import queue
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +21,7 @@ from hhchat.serving import wire
 from hhchat.types import BadInput, Delta, Draw, ModelError
 
 CALLS = 128  # connections at once
-Work = Callable[[], None]
+AT_ONCE = 4  # pairs sampled side by side: each has a key-value cache of its own
 
 
 class _Job:
@@ -28,6 +29,7 @@ class _Job:
 
     def __init__(self, draws: list[Draw], whole: bool) -> None:
         self.draws, self.whole = draws, whole
+        self.loop = asyncio.get_running_loop()
         self.cancelled = threading.Event()
         self.begun = False
         self.out: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -43,7 +45,7 @@ class EngineHost:
         self.engine: Engine | None = None
         self.model = ""
         self._loading: asyncio.Future[Engine] | None = None
-        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[_Job | Callable[[], None]] = queue.SimpleQueue()
         self._calls = 0
 
     async def serve(self, listener: socket.socket, preload: str | None = None) -> None:
@@ -76,8 +78,21 @@ class EngineHost:
     # -- the model's thread
 
     def _drudge(self) -> None:
+        running: deque[Iterator[None]] = deque()
+        over = object()
         while True:
-            self._work.get()()
+            while len(running) < AT_ONCE:
+                try:
+                    work = self._work.get(block=not running)
+                except queue.Empty:
+                    break
+                if isinstance(work, _Job):
+                    running.append(self._sample(work))
+                else:
+                    work()
+            turn = running.popleft()
+            if next(turn, over) is not over:
+                running.append(turn)
 
     async def _done(self, act: Callable[[], Any]) -> Any:
         """What `act` returns or raises, when the model's thread has come to it."""
@@ -101,17 +116,20 @@ class EngineHost:
         self._work.put(work)
         return await done
 
-    def _sample(self, job: _Job, loop: asyncio.AbstractEventLoop) -> None:
-        """In the model's thread: the whole job, its lines posted as they come."""
+    def _sample(self, job: _Job) -> Iterator[None]:
+        """The job, a piece at each turn, its lines posted as they come."""
         last: dict[str, Any] = {"end": True}
         job.begun = True
         try:
             if not job.cancelled.is_set():
                 for delta in self._deltas(job):
-                    _post(loop, job.out.put_nowait, wire.delta_out(delta))
+                    _post(job.loop, job.out.put_nowait, wire.delta_out(delta))
+                    yield
+        except GeneratorExit:
+            raise
         except BaseException as error:
             last = wire.error_out(error)
-        _post(loop, job.out.put_nowait, last)
+        _post(job.loop, job.out.put_nowait, last)
 
     def _deltas(self, job: _Job) -> Iterable[Delta]:
         if self.engine is None:
@@ -164,8 +182,7 @@ class EngineHost:
     async def _answer(
         self, job: _Job, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        loop = asyncio.get_running_loop()
-        self._work.put(lambda: self._sample(job, loop))
+        self._work.put(job)
         watch = asyncio.create_task(self._watch(job, reader))
         try:
             while True:
