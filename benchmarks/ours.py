@@ -111,6 +111,7 @@ class PMPass:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         import torch
+        from hhchat_trainers.descent import Descent
         from hhchat_trainers.pm import PM, Pair
 
         from hhchat.model import PreferenceModel
@@ -120,7 +121,7 @@ class PMPass:
         model = load(settings, work)
         self.trainer = PM(rank=settings["rank"], batch_pairs=settings["batch"])
         self.made = PreferenceModel(model, PreferenceRole(model, settings["rank"]))
-        self.optimiser = torch.optim.AdamW(self.made.role.parameters(), lr=1e-5)
+        self.descent = Descent(torch.optim.AdamW(self.made.role.parameters(), lr=1e-5))
         self.pairs = [Pair(Judged(p, [c, r]), 1.0) for p, c, r in work.pairs]
         self.batch = settings["batch"]
         self.lap = 0
@@ -134,7 +135,7 @@ class PMPass:
         with clock() as read:
             for at in range(0, len(order), self.batch):
                 batch = [self.pairs[i] for i in order[at : at + self.batch]]
-                self.trainer.update(self.made, self.optimiser, batch)
+                self.trainer.update(self.made, self.descent, batch)
         return {
             "cpu": read.cpu,
             "wall": read.wall,

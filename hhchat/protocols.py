@@ -24,6 +24,7 @@ from hhchat.types import (
 
 if TYPE_CHECKING:
     from hhchat.model import Model
+    from hhchat.parallel import World
 
 
 class Scorer(Protocol):
@@ -80,6 +81,9 @@ class TrainingContext:
     # Takes an update's number and replies to the same prompts before training and now, for people
     # to look at; None: nobody looks, so sample nothing. Nothing of the run may depend on it.
     show: Callable[[int, Sequence[SampleReport]], None] | None = None
+    # The processes that run this stage together, given to trainers with `shares_work = True`;
+    # None: this one alone. Of several, only the main one may write.
+    world: World | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from hhchat_trainers import state
+from hhchat_trainers.descent import Budget, Descent, fewer_rows, total_of, until_it_fits
 from hhchat_trainers.maths import preference_loss, warm_up
 from hhchat_trainers.rollout import roll_out
 
@@ -23,12 +24,12 @@ from hhchat.model.preference import (
     Judged,
     PreferenceRole,
     ScalarHead,
-    by_length,
     judged,
     pack,
     reply_ids,
     size_of,
 )
+from hhchat.parallel import ALONE
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
 from hhchat.stats import wilson
@@ -44,6 +45,7 @@ class PM:
     """Hyperparameters of the preference model; the `[pm]` table."""
 
     name: ClassVar[str] = "pm"
+    shares_work: ClassVar[bool] = True
 
     prior: str = setting(
         "auto",
@@ -83,17 +85,18 @@ class PM:
             parts |= halves(pairs, state.seed_for(context.seed, "halves"))
         total = sum(self.updates(len(p)) for p in parts.values())
         models: dict[str, PreferenceModel] = {}
+        budget = Budget(report=context.report, world=context.world or ALONE)
         done = 0
         for which, part in parts.items():
             stop_on = heldout if which == "full" else []
-            models[which] = self.fit(context, which, part, stop_on, done, total)
+            models[which] = self.fit(context, budget, which, part, stop_on, done, total)
             done += self.updates(len(part))
 
         # 3. what it knows of picks it has not seen
-        tested = {"heldout": gaps_by_id(models["full"], heldout)}
+        tested = {"heldout": gaps_by_id(models["full"], heldout, budget)}
         measured = measure([gap for _, gap in tested["heldout"]], "pm_accuracy")
         if "a" in models:
-            tested["cross"] = cross(models["a"], models["b"], parts["a"], parts["b"])
+            tested["cross"] = cross(models["a"], models["b"], parts["a"], parts["b"], budget)
             crossed = [gap for _, gap in tested["cross"]]
             measured.append(accuracy("pm_cross_accuracy", crossed))
         for m in measured:
@@ -102,11 +105,12 @@ class PM:
         # 4. scores are anchored on the reference's replies (B.2), the same ones for every model
         prompts = [*context.prompts]
         if prompts:
-            self.anchor(context, models, prompts)
+            self.anchor(context, budget, models, prompts)
         for which, made in models.items():
             folder = context.out if which == "full" else context.out / f"half-{which}"
             made.info = {"pairs": len(parts[which]), "seed": context.seed}
-            made.save(folder)
+            if budget.world.main:
+                made.save(folder)
         gauges = {which: str(context.out / f"half-{which}") for which in models if which != "full"}
         info = {"gauges": gauges, "tested": tested}
         return StageResult(tuple(measured), preference=context.out, info=info)
@@ -117,6 +121,7 @@ class PM:
     def fit(
         self,
         context: TrainingContext,
+        budget: Budget,
         which: str,
         pairs: Sequence[Pair],
         heldout: Sequence[Pair],
@@ -139,6 +144,7 @@ class PM:
         optimiser = torch.optim.AdamW(
             groups, lr=peak, betas=(0.9, 0.95), weight_decay=self.weight_decay
         )
+        descent = Descent(optimiser, budget)
         folder = context.state / which
         updates, first = self.updates(len(pairs)), 0
         best: tuple[float, dict[str, torch.Tensor]] | None = None
@@ -149,6 +155,7 @@ class PM:
             state.restore_module("role", role, tensors)
             state.restore_optimiser("adam", optimiser, tensors)
             first, stale = int(numbers["update"]), int(numbers["stale"])
+            budget.tokens, descent.bad = int(numbers["micro_tokens"]), int(numbers["bad_losses"])
             if numbers["best"] is not None:
                 kept = {k: v for k, v in tensors.items() if k.startswith("best/")}
                 best = (float(numbers["best"]), kept)
@@ -158,7 +165,7 @@ class PM:
         enough = 12 if self.epochs > 1 else 50
         stopping = self.patience > 0 and len(heldout) >= enough
         for update in range(first, updates):
-            if context.stopped():
+            if budget.settle(context.stopped()):
                 raise Cancelled("stopped; `hhchat train --resume` goes on from here")
             epoch, at = divmod(update, per_epoch)
             order = torch.randperm(len(pairs), generator=state.generator_for(seed, "order", epoch))
@@ -166,11 +173,17 @@ class PM:
             factor = warm_up(update, updates, self.warmup)
             for group in optimiser.param_groups:
                 group["lr"] = peak * group["factor"] * factor
-            loss, right = self.update(made, optimiser, batch)
+            loss, right = self.update(made, descent, batch)
             log(context, done + update, which, {"loss": loss, "accuracy": right})
             context.log(Metric("pm", done + update, "progress", (done + update + 1) / total))
-            if stopping and ((update + 1) % check == 0 or update + 1 == updates):
-                now = heldout_loss(made, heldout)
+            if descent.spoilt and best is None:
+                raise HhchatError(
+                    "the preference model's loss was not finite twice in a row; "
+                    "lower [pm] learning_rate"
+                )
+            due = (update + 1) % check == 0 or update + 1 == updates
+            if stopping and due and not descent.spoilt:
+                now = heldout_loss(made, heldout, budget)
                 log(context, done + update, which, {"heldout_loss": now})
                 if best is None or now < best[0]:
                     kept = state.module_tensors("best", role)
@@ -178,7 +191,7 @@ class PM:
                 else:
                     stale += 1
             # sealed as through when it stops early, so that a resumed run does not go on with it
-            through = stopping and stale > self.patience
+            through = descent.spoilt or (stopping and stale > self.patience)
             state.seal(
                 folder,
                 {
@@ -190,7 +203,10 @@ class PM:
                     "update": updates if through else update + 1,
                     "best": best[0] if best else None,
                     "stale": stale,
+                    "micro_tokens": budget.tokens,
+                    "bad_losses": descent.bad,
                 },
+                budget.world,
             )
             if through:
                 break
@@ -208,39 +224,40 @@ class PM:
         return role.to(model.device)
 
     def update(
-        self, made: PreferenceModel, optimiser: torch.optim.Optimizer, batch: Sequence[Pair]
+        self, made: PreferenceModel, descent: Descent, batch: Sequence[Pair]
     ) -> tuple[float, float]:
         """One optimiser step on a batch of pairs -> (loss, share ranked right)."""
-        total, right = 0.0, 0.0
-        optimiser.zero_grad(set_to_none=True)
-        for group in by_length([size_of(p.row) for p in batch], 4096):
-            rows = pack([batch[i].row for i in group]).to(made.model.device)
-            scores = made.forward(rows)
-            target = torch.tensor([batch[i].target for i in group], device=scores.device)
+
+        def loss(some: list[int]) -> tuple[torch.Tensor, dict[str, float]]:
+            scores = made.forward(pack([batch[i].row for i in some]).to(made.model.device))
+            target = torch.tensor([batch[i].target for i in some], device=scores.device)
             losses = preference_loss(scores[:, 0], scores[:, 1], target)
-            torch.autograd.backward(losses.sum() / len(batch))
-            total += float(losses.detach().sum())
-            right += float((scores[:, 0] > scores[:, 1]).sum())
-        params = [p for g in optimiser.param_groups for p in g["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
-        if math.isfinite(total) and bool(torch.isfinite(norm)):
-            optimiser.step()
-        return total / len(batch), right / len(batch)
+            return losses.sum(), {"right": float((scores[:, 0] > scores[:, 1]).sum())}
+
+        found = descent.step([size_of(p.row) for p in batch], len(batch), loss)
+        return total_of(found, "loss") / len(batch), total_of(found, "right") / len(batch)
 
     def anchor(
-        self, context: TrainingContext, models: dict[str, PreferenceModel], prompts: Sequence[Any]
+        self,
+        context: TrainingContext,
+        budget: Budget,
+        models: dict[str, PreferenceModel],
+        prompts: Sequence[Any],
     ) -> None:
         """Mean and sd of each PM's raw scores on the same replies of the bare base."""
         engine = LocalEngine(context.model)
         chosen = torch.randperm(len(prompts), generator=state.generator_for(0, "anchor"))
         some = [prompts[i] for i in chosen[: self.anchors].tolist()]
         seeds = [state.seed_for(0, "anchor", i) for i in range(len(some))]
-        replies = roll_out(engine, None, some, seeds, self.max_new_tokens)
+        replies = until_it_fits(
+            lambda: roll_out(engine, None, some, seeds, self.max_new_tokens, budget.world),
+            fewer_rows(engine, budget.report),
+        )
         rows = [
             judged(context.model, r.messages, [reply_ids(context.model, r.text)]) for r in replies
         ]
         for made in models.values():
-            raw = torch.tensor([line[0] for line in made.raw(rows)])
+            raw = torch.tensor([line[0] for line in budget.scores(made, rows)])
             made.anchor = (float(raw.mean()), float(raw.std().clamp_min(1e-3)))
 
 
@@ -291,13 +308,13 @@ def halves(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
     return found if found["a"] and found["b"] else {}
 
 
-def gaps(made: PreferenceModel, pairs: Sequence[Pair]) -> list[float]:
+def gaps(made: PreferenceModel, pairs: Sequence[Pair], budget: Budget | None = None) -> list[float]:
     """Score of chosen minus rejected, a pair each."""
-    return [line[0] - line[1] for line in made.raw([p.row for p in pairs])]
+    return [line[0] - line[1] for line in (budget or Budget()).scores(made, [p.row for p in pairs])]
 
 
-def heldout_loss(made: PreferenceModel, pairs: Sequence[Pair]) -> float:
-    gap = torch.tensor(gaps(made, pairs))
+def heldout_loss(made: PreferenceModel, pairs: Sequence[Pair], budget: Budget) -> float:
+    gap = torch.tensor(gaps(made, pairs, budget))
     return float(preference_loss(gap, torch.zeros_like(gap)).mean())
 
 
@@ -307,18 +324,24 @@ def accuracy(name: str, found: Sequence[float]) -> Measurement:
     return Measurement(name, right / len(found), low, high, len(found))
 
 
-def gaps_by_id(made: PreferenceModel, pairs: Sequence[Pair]) -> list[tuple[str, float]]:
+def gaps_by_id(
+    made: PreferenceModel, pairs: Sequence[Pair], budget: Budget | None = None
+) -> list[tuple[str, float]]:
     """(id of the comparison, score of chosen minus rejected) of each pair, for the run's page."""
-    found = gaps(made, pairs)
+    found = gaps(made, pairs, budget)
     return [(pair.id, gap) for pair, gap in zip(pairs, found, strict=True)]
 
 
 def cross(
-    a: PreferenceModel, b: PreferenceModel, part_a: Sequence[Pair], part_b: Sequence[Pair]
+    a: PreferenceModel,
+    b: PreferenceModel,
+    part_a: Sequence[Pair],
+    part_b: Sequence[Pair],
+    budget: Budget | None = None,
 ) -> list[tuple[str, float]]:
     """Each half's model on the other half's picks: all picks are tested, each by a model that has
     not seen it, at the price of models that saw only half of the data."""
-    return [*gaps_by_id(a, part_b), *gaps_by_id(b, part_a)]
+    return [*gaps_by_id(a, part_b, budget), *gaps_by_id(b, part_a, budget)]
 
 
 def measure(found: Sequence[float], name: str) -> list[Measurement]:

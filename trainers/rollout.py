@@ -15,6 +15,7 @@ from hhchat.model.engine import make_decoder
 from hhchat.model.lora import Adapter
 from hhchat.model.preference import ScalarHead, by_length
 from hhchat.model.trunk import Role, Rows
+from hhchat.parallel import ALONE, World
 from hhchat.types import Exchange, Message, Prompt
 
 
@@ -39,6 +40,7 @@ def roll_out(
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     max_new: int,
+    world: World = ALONE,
 ) -> list[Response]:
     """One reply a prompt at temperature 1, top-p 1: what is sampled is what is scored (trap 10)."""
     model = engine.model
@@ -48,8 +50,15 @@ def roll_out(
         ids, room = engine.fit(prompt.messages, max_new)
         rows.append(Row(ids, seed, room))
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt), i))
-    for at in range(0, len(order), engine.rows):
-        engine.run(decoder, [rows[i] for i in order[at : at + engine.rows]])
+
+    def decode(some: Sequence[Row]) -> list[tuple[list[int], bool]]:
+        for at in range(0, len(some), engine.rows):
+            engine.run(decoder, some[at : at + engine.rows])
+        return [(r.tokens, r.ended) for r in some]
+
+    made = world.spread([rows[i] for i in order], [len(rows[i].prompt) for i in order], decode)
+    for i, (tokens, ended) in zip(order, made, strict=True):
+        rows[i].tokens, rows[i].ended = tokens, ended
     return [
         Response(p.messages, r.prompt, r.tokens, r.ended, model.render.decode(r.tokens))
         for p, r in zip(prompts, rows, strict=True)
@@ -112,6 +121,7 @@ def score_roles(
     value: tuple[Adapter, ScalarHead] | None,
     *,
     budget: int = 4096,
+    world: World = ALONE,
 ) -> Scored:
     """Policy, reference and value in one pass: each a block of the same forward over one base."""
     packed = tensors(responses)
@@ -120,7 +130,10 @@ def score_roles(
     values = torch.zeros(shape)
     roles: list[Role] = [policy, reference] + ([] if value is None else [value[0]])
     with torch.no_grad():
-        for group in by_length([len(r.prompt) + len(r.tokens) for r in responses], budget):
+        sizes = [len(r.prompt) + len(r.tokens) for r in responses]
+        mine = world.share(sizes)
+        for like in by_length([sizes[i] for i in mine], budget):
+            group = [mine[i] for i in like]
             part = tensors([responses[i] for i in group])
             width = part.tokens_BT.shape[1]
             rows = part.rows.to(model.device)
@@ -130,6 +143,7 @@ def score_roles(
             reference_out[group, :width] = logprobs_of(model, hidden[1], tokens).cpu()
             if value is not None:
                 values[group, :width] = value[1](hidden[2]).cpu()
+    world.sum_([logprobs, reference_out, values])  # of each row all but one process has zeros
     mask = packed.mask_BT
     return Scored(
         packed, logprobs * mask, reference_out * mask, None if value is None else values * mask

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hhchat.parallel import ALONE, World
 from hhchat.types import HhchatError
 
 FILE = "state.safetensors"
+CHECK = 8  # updates between comparisons of what several processes hold
 
 
 def seed_for(seed: int, *path: object) -> int:
@@ -32,10 +34,18 @@ def generator_for(seed: int, *path: object) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(seed, *path))
 
 
-def seal(folder: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-    """Write tensors and JSON numbers aside, flush them, and put them in place in one step."""
+def seal(
+    folder: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], world: World = ALONE
+) -> None:
+    """Write tensors and JSON numbers aside, flush them, and put them in place in one step.
+
+    Of several processes the main one writes; now and then all compare what they hold."""
     from safetensors.torch import save
 
+    if int(numbers.get("update", 0)) % CHECK == 0:
+        world.agree(tensors.values())
+    if not world.main:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     data = save(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()},

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import trainer_world as tw
+from hhchat_trainers.descent import Descent
 from hhchat_trainers.pm import cross, gaps, pair_of
 from safetensors.torch import load_file
 
@@ -173,7 +174,7 @@ def test_gradients_of_a_batch_of_pairs_are_the_mean_of_its_pairs(world):
         loss = loss + torch.log1p(torch.exp(two - one)) / len(pairs)
     want = torch.autograd.grad(loss, params)
     norm = float(torch.stack([g.norm() for g in want]).norm())
-    told, right = tw.pm().update(made, torch.optim.SGD(params, lr=0.0), pairs)
+    told, right = tw.pm().update(made, Descent(torch.optim.SGD(params, lr=0.0)), pairs)
     assert told == pytest.approx(float(loss.detach()), abs=1e-5)
     assert right == sum(g > 0 for g in gaps(made, pairs)) / len(pairs)
     for p, grad in zip(params, want, strict=True):
