@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -81,8 +81,7 @@ class Connection:
 
     def _connect(self) -> sqlite3.Connection:
         if self.read_only:
-            # on a read-only disk WAL has no place for its -shm file, and nobody can write anyway
-            fixed = not os.access(self.path.parent, os.W_OK) and not self._wal().exists()
+            fixed = self._fixed()
             conn = sqlite3.connect(
                 self.path.as_uri() + ("?immutable=1" if fixed else "?mode=ro"),
                 uri=True,
@@ -99,6 +98,20 @@ class Connection:
             conn.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
             conn.execute("PRAGMA secure_delete = ON")  # deleted text is overwritten
         return conn
+
+    def _fixed(self) -> bool:
+        """Whether nobody can write here: WAL has no place for its -shm file then."""
+        if os.access(self.path.parent, os.W_OK):
+            return False
+        wal = self._wal()
+        if not wal.exists() or not wal.stat().st_size:
+            return True
+        if not self.path.with_name(self.path.name + "-shm").exists():
+            raise StoreError(
+                f"the latest changes to {self.path} wait in its -wal file, and its folder is "
+                "read-only: copy both files to a folder of yours, and set HHCHAT_HOME to that"
+            )
+        return False
 
     def _private(self) -> None:
         """Make the file owner-only before SQLite sees it: -wal and -shm copy its mode."""
@@ -327,15 +340,18 @@ class Connection:
             strays = conn.execute("PRAGMA foreign_key_check").fetchmany(10)
             return "; ".join(f"a row of {r[0]} points to a lost {r[2]}" for r in strays) or "ok"
 
-    def purge(self) -> None:
+    def purge(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Overwrite what was deleted, in the search index and in the -wal file too.
 
         The index keeps deleted words until its parts are merged. That is done in short
         transactions, so that others can write meanwhile, and takes time with the whole history:
-        about 10 s at a million turns. For a thread with a store of its own, then.
+        about 10 s at a million turns. For a thread with a store of its own, then; `stopped` is
+        asked between two transactions, and leaves the rest for another time.
         """
+        with self.reading() as conn:
+            due = conn.execute("SELECT n FROM counted WHERE name = 'purge_due'").fetchone()
         pages = -500  # the first merge, being negative, begins with everything
-        while True:
+        while not stopped():
             with self.writing() as conn:
                 before = conn.total_changes
                 conn.execute("INSERT INTO turn_text (turn_text, rank) VALUES ('merge', ?)", [pages])
@@ -343,8 +359,11 @@ class Connection:
             pages = 500
             if done:
                 break
-        with self.writing() as conn:
-            conn.execute("DELETE FROM counted WHERE name = 'purge_due'")
+        else:
+            return
+        with self.writing() as conn:  # unless something was deleted meanwhile
+            known = [None if due is None else due["n"]]
+            conn.execute("DELETE FROM counted WHERE name = 'purge_due' AND n = ?", known)
         with self.reading() as conn:
             conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 

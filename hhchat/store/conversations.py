@@ -291,7 +291,10 @@ class Conversations(Connection):
                 " AND NOT EXISTS (SELECT 1 FROM prompt WHERE context = context.id)"
             )
             conn.execute("DELETE FROM doomed")
-            conn.execute("INSERT OR REPLACE INTO counted (name, n) VALUES ('purge_due', 1)")
+            conn.execute(
+                "INSERT INTO counted (name, n) VALUES ('purge_due', 1)"
+                " ON CONFLICT (name) DO UPDATE SET n = n + 1"
+            )
             (turns,) = conn.execute("SELECT n FROM counted WHERE name = 'turn'").fetchone()
         if purge or (purge is None and turns <= PURGE_TURNS):
             self.purge()

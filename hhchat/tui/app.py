@@ -15,9 +15,12 @@ from hhchat.session import Session
 from hhchat.store import Store
 from hhchat.tui import pump
 from hhchat.tui.chat import ChatScreen
+from hhchat.tui.purge import Purger
 from hhchat.tui.setup import FirstRun, Progress, Setup, remembered
 from hhchat.tui.themes import THEMES
 from hhchat.types import HhchatError
+
+PURGE_AFTER = 5.0  # seconds after the start
 
 
 class ChatApp(App[None]):
@@ -35,6 +38,7 @@ class ChatApp(App[None]):
         self.store = store
         self.chat: ChatScreen | None = None
         self.loader: pump.Loader | None = None
+        self.purger: Purger | None = None
         self.event_loop: asyncio.AbstractEventLoop | None = None
         for theme in THEMES:
             self.register_theme(theme)
@@ -124,7 +128,19 @@ class ChatApp(App[None]):
         with suppress(HhchatError):  # only a count: the chat goes on without it
             self.chat.progress.count(self.store)
 
+        # When what a start has to do is done: this can wait, and takes the disk.
+        self.set_timer(PURGE_AFTER, self.purge)
+
+    def purge(self) -> None:
+        """What was deleted is overwritten, in a thread; at once after a deletion in the app."""
+        with suppress(HhchatError):
+            if self.store.purge_due and (self.purger is None or not self.purger.is_alive()):
+                self.purger = Purger(self.store.path)
+                self.purger.start()
+
     def on_unmount(self) -> None:
+        if self.purger is not None:
+            self.purger.stopped.set()
         if self.chat is not None:
             self.chat.abandon()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from textual import events
 from textual.app import ComposeResult
@@ -18,6 +19,9 @@ from hhchat.text import one_line
 from hhchat.tui.dialogs import Ask, Choose, Confirm
 from hhchat.tui.export import export
 from hhchat.types import Conversation, HhchatError
+
+if TYPE_CHECKING:
+    from hhchat.tui.app import ChatApp
 
 PAGE = 50
 
@@ -118,7 +122,8 @@ class Conversations(ModalScreen[str | None]):
 
         def sure(answer: bool | None) -> None:
             if answer:
-                self._try(lambda: self._store.delete_conversation(conversation.id))
+                self._try(lambda: self._store.delete_conversation(conversation.id, purge=False))
+                cast("ChatApp", self.app).purge()  # the rest of it, off this thread
 
         text = (
             f"“{one_line(conversation.title, 60)}” with its replies and comparisons is deleted "

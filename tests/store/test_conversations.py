@@ -179,6 +179,25 @@ def test_words_whose_overwriting_was_put_off_are_overwritten_later(path, store, 
     assert store.check() == "ok"
 
 
+def test_a_deletion_while_an_older_one_is_overwritten_stays_due(store, monkeypatch):
+    monkeypatch.setattr("hhchat.store.conversations.PURGE_TURNS", -1)
+    first, _ = store.start_conversation("one")
+    second, _ = store.start_conversation("two")
+    store.delete_conversation(first.id)
+    store.purge(stopped=lambda: True)
+    assert store.purge_due  # stopped before it was done
+
+    def meanwhile() -> bool:
+        if len(store.conversations()) == 1:
+            store.delete_conversation(second.id)
+        return False
+
+    store.purge(meanwhile)
+    assert store.purge_due
+    store.purge()
+    assert not store.purge_due
+
+
 def test_deleting_one_conversation_leaves_its_twin(store, pick):
     a, turn_a = store.start_conversation("same words")
     _, turn_b = store.start_conversation("same words")

@@ -107,6 +107,28 @@ async def test_a_conversation_is_found_opened_renamed_and_deleted(desk: Desk) ->
         assert d.rows("SELECT id FROM turn WHERE user LIKE '%bread%'") == []
 
 
+async def test_what_was_deleted_is_overwritten_while_the_chat_goes_on(desk: Desk) -> None:
+    async with desk() as d:
+        await chatted(d, "xyzzyplugh forever")
+        await d.press("ctrl+o", "ctrl+d", "y")
+        await d.until(lambda: d.app.purger is not None and not d.app.purger.is_alive())
+        assert not d.store.purge_due
+        folder = d.store.path.parent
+        assert not [f for f in folder.iterdir() if b"xyzzyplugh" in f.read_bytes()]
+
+
+async def test_a_deletion_that_was_never_finished_is_when_the_app_opens_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hhchat.tui.app.PURGE_AFTER", 0.05)
+    async with desk() as d:
+        conversation, _ = d.store.start_conversation("xyzzyplugh")
+        d.store.delete_conversation(conversation.id, purge=False)
+    async with desk() as d:
+        await d.until(lambda: d.app.purger is not None and not d.app.purger.is_alive())
+        assert not d.store.purge_due
+
+
 async def test_deleting_the_open_conversation_leaves_an_empty_one(desk: Desk) -> None:
     async with desk() as d:
         await chatted(d, "secret")
