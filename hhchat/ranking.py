@@ -49,15 +49,21 @@ class Ranking:
     alike: int  # picks between two replies of one player: they rank nobody
 
 
-def rank(
-    comparisons: Iterable[Comparison],
+def rank(comparisons: Iterable[Comparison]) -> Ranking:
+    """`rank_games` of comparisons one by one."""
+    return rank_games((c, 1) for c in comparisons)
+
+
+def rank_games(
+    games: Iterable[tuple[Comparison, int]],
     *,
     picks: Picks = "all",
     mode: str | None = None,
     anchor: str | None = None,
     level: float = 0.95,
 ) -> Ranking:
-    """Elo from usable comparisons whose replies come from two different players.
+    """Elo from usable comparisons, each with how often it was made (`Store.games`), whose replies
+    come from two different players.
 
     Replies that were written, edited or imported are left out: no version of ours wrote them.
     The anchor is the bare base where it played, else the oldest snapshot; `anchor` names another
@@ -66,7 +72,7 @@ def rank(
     won: Counter[tuple[Player, Player]] = Counter()
     modes: Counter[str] = Counter()
     alike = 0
-    for c in comparisons:
+    for c, often in games:
         if c.source not in SOURCES[picks] or c.preferred is None:
             continue
         if mode is not None and c.mode != mode:
@@ -75,15 +81,15 @@ def rank(
         if better is None or worse is None:
             continue
         if better == worse:
-            alike += 1
+            alike += often
             continue
-        won[better, worse] += 1
-        modes[c.mode] += 1
+        won[better, worse] += often
+        modes[c.mode] += often
     names = _names({player for pair in won for player in pair})
-    games = {(names[a], names[b]): float(n) for (a, b), n in won.items()}
+    counts = {(names[a], names[b]): float(n) for (a, b), n in won.items()}
     zero = _anchor(anchor, names, won)
     return Ranking(
-        groups=tuple(fit(games, zero, level)),
+        groups=tuple(fit(counts, zero, level)),
         players={name: player for player, name in names.items()},
         games=sum(won.values()),
         modes=dict(modes),

@@ -32,14 +32,13 @@ def command(picks: str, mode: str | None, anchor: str | None, as_json: bool) -> 
     Elo by maximum likelihood with 95% intervals, from usable picks between replies of two
     different versions. The bare base is at 0 where it has played.
     """
-    from hhchat.ranking import rank
+    from hhchat.ranking import rank_games
 
     if picks not in WHOSE:
         raise BadInput(f"--picks cannot be {picks!r}: {nearest(picks, WHOSE)}")
     whose = cast("Picks", picks)
-    with open_store() as store:
-        # Pairs that were chosen to teach are chosen to be hard: they would flatten the ranking.
-        ranking = rank(store.iter_usable(evaluation=True), picks=whose, mode=mode, anchor=anchor)
+    with open_store(reading=True) as store:
+        ranking = rank_games(store.games(), picks=whose, mode=mode, anchor=anchor)
     if as_json:
         emit(_record(ranking))
     else:

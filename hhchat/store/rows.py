@@ -197,6 +197,27 @@ def to_generation(row: sqlite3.Row, prefix: str = "") -> Generation:
     )
 
 
+def to_game(row: sqlite3.Row) -> Comparison:
+    """A bare comparison: who wrote the replies, and which of them is preferred."""
+    first, second = (
+        Generation(
+            text="",
+            source=row[f"{side}_source"],
+            snapshot=row[f"{side}_snapshot"],
+            base=row[f"{side}_base"],
+            sampling=unpack_sampling(row[f"{side}_sampling"]),
+        )
+        for side in "ab"
+    )
+    return Comparison(
+        messages=(),
+        replies=(first, second),
+        source=row["source"],
+        mode=row["mode"],
+        preferred=row["preferred"],
+    )
+
+
 def to_comparison(row: sqlite3.Row) -> Comparison:
     """From a row of comparison joined with context.messages and both generations (a_, b_)."""
     return Comparison(

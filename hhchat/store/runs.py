@@ -11,7 +11,7 @@ from hhchat.store import rows
 from hhchat.store.comparisons import Comparisons
 from hhchat.store.conversations import find
 from hhchat.store.ids import new_id, now
-from hhchat.types import BadInput, Metric, Promotion, Run, Snapshot
+from hhchat.types import BadInput, Comparison, Metric, Promotion, Run, Snapshot
 
 State = Literal["running", "promoted", "refused", "failed", "interrupted"]
 
@@ -139,6 +139,26 @@ class Runs(Comparisons):
         with self.reading() as conn:
             found = conn.execute("SELECT * FROM snapshot ORDER BY rowid")
             return [rows.to_snapshot(row) for row in found]
+
+    def games(self) -> list[tuple[Comparison, int]]:
+        """Usable comparisons by who wrote the two replies, in which mode, and which one won; with
+        how often. The comparisons are bare: no messages, no texts, no ids.
+
+        Pairs that were chosen to teach are left out: they are chosen to be hard.
+        """
+        writer = ", ".join(
+            f"{side}.{name} AS {side}_{name}"
+            for side in "ab"
+            for name in ("source", "snapshot", "base", "sampling")
+        )
+        with self.reading() as conn:
+            found = conn.execute(
+                f"SELECT c.source, c.mode, c.preferred, {writer}, count(*) AS n"
+                " FROM usable_comparisons c JOIN generation a ON a.id = c.first"
+                " JOIN generation b ON b.id = c.second WHERE c.purpose <> 'active'"
+                " GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"
+            )
+            return [(rows.to_game(row), row["n"]) for row in found]
 
     def promote(self, snapshot_id: str, run: str | None = None, reason: str = "") -> Promotion:
         """Make a snapshot (or "base") the current assistant, by one appended row."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Any
 
 import pytest
 
-from hhchat.ranking import Player, rank
+from hhchat.ranking import Player, Ranking, rank_games
 from hhchat.store import Store
 from hhchat.types import BadInput, Comparison, Generation, Message, Sampling
 
@@ -36,6 +36,10 @@ def game(
         outcome="right" if swapped else "left",
         **more,
     )
+
+
+def rank(games: Iterable[Comparison], **how: Any) -> Ranking:
+    return rank_games(((game, 1) for game in games), **how)
 
 
 def test_versions_are_ranked_by_the_preferred_reply() -> None:
@@ -161,6 +165,31 @@ def test_elo_of_the_record(run: Run, store: Store) -> None:
         "win_rate",
     }
     assert group["ratings"][0]["win_rate"] == pytest.approx(0.75)
+
+
+def test_counting_in_the_database_ranks_as_reading_every_pick_does(store: Store) -> None:
+    cold = Sampling(temperature=0.7)
+    put(
+        store,
+        *[game("s1", "base", swapped=i % 2 == 0) for i in range(9)],
+        *[game("base", "s1", swapped=i % 3 == 0, mode="redteam-best") for i in range(4)],
+        game(reply("s1", sampling=cold), reply("base", sampling=None)),
+        game("s1", "s1"),
+        game("s1", "base", strength=1),
+        game("base", "s1", purpose="active"),
+        game("s2", "base", source="simulated"),
+        game(reply(None, source="human"), "base", source="human"),
+    )
+    games = store.games()
+    assert len(games) < sum(n for _, n in games)  # they were counted, not listed
+    counted, read = rank_games(games), rank(store.iter_usable(evaluation=True))
+    assert (counted.games, counted.modes, counted.alike) == (read.games, read.modes, read.alike)
+    assert counted.players == read.players
+    [mine], [theirs] = counted.groups, read.groups
+    for rating in theirs.ratings:
+        same = mine.rating(rating.player)
+        assert (same.games, same.wins) == (rating.games, rating.wins)
+        assert (same.elo, same.low) == pytest.approx((rating.elo, rating.low))
 
 
 def test_elo_says_when_it_cannot_tell(run: Run, store: Store) -> None:
