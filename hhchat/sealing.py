@@ -104,7 +104,10 @@ def is_held(path: Path) -> bool:
     try:
         handle = os.open(path, os.O_RDWR)
     except OSError:
-        return False
+        try:  # in a folder that is read-only for us, the holder may well be somebody else
+            handle = os.open(path, os.O_RDONLY)
+        except OSError:
+            return False
     try:
         _lock(handle)
     except OSError:

@@ -78,8 +78,10 @@ def gather(store: Store, least: int) -> Generator[None, None, Standing]:
             teaching.append(looked[-1])
         if len(looked) % PAGE == 0:
             yield
+    from hhchat.preflight import as_it_is
+
     current = store.current()
-    runs = store.runs(1)
+    runs = [as_it_is(run) for run in store.runs(1)]
     return Standing(
         stats=store.stats(),
         needed=needed(store, least),

@@ -88,11 +88,20 @@ def sampling_of(config: Config) -> Sampling:
     return Sampling(chat.temperature, chat.top_p, chat.max_new_tokens, chat.best_of)
 
 
-def open_store(*, read_only: bool = False) -> Store:
-    """The database in the data folder; made and migrated when needed."""
+def open_store(*, reading: bool = False) -> Store:
+    """The database in the data folder; made and migrated when needed.
+
+    `reading`: for a command that changes nothing, which works on a read-only folder too.
+    """
+    import os
+
+    from hhchat import paths
     from hhchat.store import Store
 
-    return Store(read_only=read_only)
+    path = paths.database()
+    there = [p for p in (path, path.parent) if p.exists()]
+    fixed = bool(there) and not all(os.access(p, os.W_OK) for p in there)
+    return Store(read_only=reading and fixed)
 
 
 def open_model(config: Config) -> Model:

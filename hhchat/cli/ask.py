@@ -93,7 +93,7 @@ def command(
     messages = (*((Message("system", told),) if told else ()), Message("user", text))
     sampling = sampling_of(config)
     draws = [Draw(messages, seed + i, sampling, snapshot) for i in range(n)]
-    with open_store() as store:
+    with open_store(reading=True) as store:
         engine = open_engine(config, store)
         # Shown as it comes where that can be: one reply, in plain text.
         replies, failed = _sampled(engine, draws, show=n == 1 and not as_json)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hhchat.cli._common import emit, json_option, quiet_libraries, say
+from hhchat.cli._common import emit, json_option, open_store, quiet_libraries, say
 from hhchat.types import HhchatError
 
 if TYPE_CHECKING:
@@ -126,14 +126,13 @@ def _data() -> Iterator[Check]:
     nearest = next(p for p in (home, *home.parents) if p.exists())
     free = shutil.disk_usage(nearest).free
     writable = os.access(nearest, os.W_OK)
-    text = f"{home}, {_size(free)} free" + ("" if writable else ", not writable")
+    text = f"{home}, {_size(free)} free" + ("" if writable else ", read-only")
     data = {"home": str(home), "free_bytes": free, "writable": writable}
     yield Check("data", writable and free > 100 << 20, text, data)
 
 
 def _database() -> Iterator[Check]:
     from hhchat import paths
-    from hhchat.store import Store
 
     path = paths.database()
     import sqlite3  # its version only: the store is the one that speaks SQL
@@ -141,7 +140,7 @@ def _database() -> Iterator[Check]:
     if not path.exists():
         yield Check("database", None, f"{path} is made by the first chat", {"path": str(path)})
         return
-    with Store() as store:
+    with open_store(reading=True) as store:
         answer = store.check()
         stats = store.stats()
     data = {"path": str(path), "check": answer, "sqlite": sqlite3.sqlite_version, "stats": stats}

@@ -105,7 +105,7 @@ def export(form: str, output: str | None, usable: bool) -> None:
     """Print the pairs as JSON lines, oldest first."""
     from hhchat.transfer import export_pairs
 
-    with open_store() as store:
+    with open_store(reading=True) as store:
         lines = export_pairs(store, form, usable_only=usable)
         if output is None:
             for line in lines:
@@ -145,7 +145,7 @@ def export(form: str, output: str | None, usable: bool) -> None:
 def list_(n: int, all_: bool, mode: str | None, as_json: bool) -> None:
     """The latest picks, ties and skips among them."""
     rows = []
-    with open_store() as store:
+    with open_store(reading=True) as store:
         found = (
             store.comparisons(mode=mode)
             if all_
@@ -167,7 +167,7 @@ def list_(n: int, all_: bool, mode: str | None, as_json: bool) -> None:
 @json_option
 def stats(as_json: bool) -> None:
     """How many picks there are, and what they lean to."""
-    with open_store() as store:
+    with open_store(reading=True) as store:
         told = store.stats()
     if as_json:
         emit(told)

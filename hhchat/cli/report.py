@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 
 from hhchat.cli._common import emit, json_option, open_store, say
-from hhchat.types import BadInput
+from hhchat.types import BadInput, StoreError
+
+ELSEWHERE = "--output FILE: elsewhere"
 
 
 @click.command("report")
@@ -24,10 +26,11 @@ def command(run_id: str | None, output: str | None, open_it: bool, as_json: bool
     """
     from hhchat import paths
     from hhchat.evidence import gather
+    from hhchat.preflight import as_it_is
     from hhchat.report import page
     from hhchat.runfolder import RunFolder
 
-    with open_store() as store:
+    with open_store(reading=True) as store:
         if run_id is None:
             latest = store.runs(1)
             if not latest:
@@ -35,11 +38,16 @@ def command(run_id: str | None, output: str | None, open_it: bool, as_json: bool
             run = latest[0]
         else:
             run = store.run(run_id)
+        run = as_it_is(run)
         text = page(gather(store, run))
     if output is None:
         target = RunFolder(run.id).root / "report.html"
-        paths.ensure(paths.runs())
-        paths.ensure(target.parent)
+        try:
+            if not target.parent.exists():
+                paths.ensure(paths.runs())
+                paths.ensure(target.parent)
+        except StoreError as error:
+            raise StoreError(f"{error} ({ELSEWHERE})") from None
     else:
         target = Path(output).absolute()
     _write(target, text)
@@ -63,7 +71,8 @@ def _write(target: Path, text: str) -> None:
             file.write(text)
         aside.replace(target)
     except OSError as error:
-        raise BadInput(f"cannot write {target}: {error.strerror or error}") from None
+        why = error.strerror or error
+        raise BadInput(f"cannot write {target}: {why} ({ELSEWHERE})") from None
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()

@@ -30,7 +30,7 @@ def list_(n: int, as_json: bool) -> None:
     """The latest runs, newest first."""
     from hhchat.preflight import as_it_is
 
-    with open_store() as store:
+    with open_store(reading=True) as store:
         runs = [as_it_is(run) for run in store.runs(n)]
     if as_json:
         for run in runs:
@@ -52,7 +52,7 @@ def show(run_id: str, all_metrics: bool, as_json: bool) -> None:
     """One run: its settings, how it ended and its last readings."""
     from hhchat.preflight import as_it_is
 
-    with open_store() as store:
+    with open_store(reading=True) as store:
         run = as_it_is(store.run(run_id))
         metrics = store.metrics(run.id)
     if all_metrics:

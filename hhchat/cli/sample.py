@@ -69,7 +69,7 @@ def command(
     first = next(batches, None)
     if first is None:
         return
-    with open_store() as store:
+    with open_store(reading=True) as store:
         engine = open_engine(config, store)
         line = 0
         batch: list[tuple[Message, ...]] | None = first

@@ -40,7 +40,7 @@ def command(
     first = next(batches, None)
     if first is None:
         return
-    with open_store() as store:
+    with open_store(reading=True) as store:
         scorer = open_preference(config, store, snapshot)
         batch: list[Exchange] | None = first
         while batch is not None:

@@ -22,7 +22,7 @@ def command() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """All snapshots, oldest first, and which is current."""
-    with open_store() as store:
+    with open_store(reading=True) as store:
         rows = [record(store, s) for s in store.snapshots()]
         current = store.current()
     if as_json:
@@ -44,7 +44,7 @@ def show(snapshot_id: str, as_json: bool) -> None:
     """One snapshot, what was measured of it, and the promotions it had."""
     from hhchat.snapshots import folder_of
 
-    with open_store() as store:
+    with open_store(reading=True) as store:
         snapshot = store.snapshot(snapshot_id)
         row = {**record(store, snapshot), "folder": str(folder_of(snapshot))}
     row["info"] = dict(snapshot.info)

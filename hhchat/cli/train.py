@@ -56,8 +56,11 @@ def command(
     interrupted (`--resume` continues) and 1 when it fails; in all but the first case the
     assistant stays the one it was.
     """
-    if resume and seed is not None:
-        raise BadInput("--resume keeps the seed that the run began with: leave --seed out")
+    if resume:
+        given = {"--stages": stages is not None, "--seed": seed is not None,
+                 "--warm-start": warm_start, "--dry-run": dry_run}  # fmt: skip
+        if named := ", ".join(name for name, is_given in given.items() if is_given):
+            raise BadInput(f"--resume goes on as the run began: leave {named} out")
     config = settings(
         stages=None if stages is None else Text(stages),
         warm_start=warm_start or None,
@@ -67,7 +70,7 @@ def command(
     )
     quiet_libraries()
     plugins = load_plugins()
-    with open_store() as store:
+    with open_store(reading=dry_run) as store:
         if dry_run:
             from hhchat.preflight import plan
 

@@ -144,7 +144,7 @@ def test_a_dry_run_says_what_is_missing(run: Run) -> None:
     [
         (["--stages", "pm,pppo"], "no trainer is called 'pppo': did you mean 'ppo'?"),
         (["--resume"], "no unfinished run to continue"),
-        (["--resume", "--seed", "3"], "--resume keeps the seed"),
+        (["--resume", "--seed", "3"], "leave --seed out"),
     ],
 )
 def test_a_run_that_cannot_start(run: Run, args: list[str], said: str) -> None:
