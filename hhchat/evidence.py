@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hhchat.runfolder import RunFolder, read_metrics
+from hhchat.runfolder import REPORT_SCHEMA, RunFolder, read_metrics
 from hhchat.sealing import read_json
 from hhchat.types import HhchatError, Measurement, Metric, Run
 
@@ -31,6 +31,9 @@ class Evidence:
     reasons: list[str] = field(default_factory=list)
     samples: list[Mapping[str, Any]] = field(default_factory=list)
     rows: list[Mapping[str, Any]] = field(default_factory=list)
+    typical: list[Mapping[str, Any]] = field(default_factory=list)
+    pairs: list[Mapping[str, Any]] = field(default_factory=list)
+    replies: Mapping[str, Any] = field(default_factory=dict)
     current: str = ""
     missing: list[str] = field(default_factory=list)
 
@@ -78,6 +81,17 @@ def _verdict(found: Evidence, folder: RunFolder, store: Store) -> None:
     found.measured = {m.name: m for m in map(_measurement, measured) if m is not None}
     found.samples = [_mapping(sample) for sample in as_list(report.get("samples"))]
     found.rows = [_mapping(row) for row in as_list(report.get("rows"))]
+    found.typical = [_mapping(told) for told in as_list(report.get("typical"))]
+    found.pairs = [_mapping(pair) for pair in as_list(report.get("pairs"))]
+    found.replies = _mapping(report.get("replies"))
+    schema = report.get("schema", 1)
+    if report and schema == 1:
+        found.missing.append(
+            "scores of tested pairs, KL of single replies and the median of 17 replies: "
+            "the run is of an older hhchat, which kept none"
+        )
+    elif is_number(schema) and schema > REPORT_SCHEMA:
+        found.missing.append("whatever a newer hhchat wrote into report.json that this one lacks")
 
 
 def _by_stage(metrics: Iterable[Metric]) -> dict[str, Readings]:

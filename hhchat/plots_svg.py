@@ -11,14 +11,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hhchat.text import printable
-
-Point = tuple[float, float]
+from hhchat.scales import Fit, Point, number, thin, ticks, usable
+from hhchat.text import one_line, printable
 
 WIDTH, HEIGHT = 640, 280
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 40
-LARGEST = 1e30  # beyond it a reading is an overflow, and would flatten all others
-MOST = 400  # points a line: more cannot be told apart at this width
 
 # Tones are told apart by colour and, for lines, by dash as well: not everyone sees colours.
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
@@ -29,14 +26,15 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --s0: #5ba0ee; --s1: #ee8a5a; --s2: #4cc38a; --s3: #ab92ee; --grid: #33332f;
     --axis: #85857e } }
-svg { display: block; width: 100%; height: auto; max-width: 46rem }
+svg { display: block; width: 100%; height: auto; max-width: 40rem }
 svg text { fill: var(--muted); font: 12px system-ui, sans-serif }
 .grid { stroke: var(--grid) } .axis, .mark { stroke: var(--axis) } .mark { stroke-dasharray: 4 3 }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round }
 .t0 { stroke: var(--s0) } .t1 { stroke: var(--s1) } .t2 { stroke: var(--s2) }
 .t3 { stroke: var(--s3) }
 .f0 { fill: var(--s0) } .f1 { fill: var(--s1) } .f2 { fill: var(--s2) } .f3 { fill: var(--s3) }
-.dot { fill-opacity: .75 }
+.dot { fill-opacity: .75 } .thin { stroke-width: 1.2; opacity: .55 }
+.whisker { stroke-width: 2; stroke-linecap: round; opacity: .7 }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .85rem;
   color: var(--muted) }
 .legend svg { display: inline-block; width: 26px; height: 10px; margin-right: .4rem }
@@ -53,15 +51,6 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """y = slope x + intercept by least squares; r2 is the share of the variance it explains."""
-
-    slope: float
-    intercept: float
-    r2: float
-
-
-@dataclass(frozen=True)
 class Span:
     """A value with the ends of its interval; an end that is not known is None."""
 
@@ -69,74 +58,12 @@ class Span:
     value: float
     low: float | None
     high: float | None
+    words: str = ""  # said at its right
 
 
 def safe(text: object) -> str:
     """Anything as HTML text: markup is escaped, what a reader could not see is made visible."""
     return html.escape(printable(str(text)), quote=True)
-
-
-def number(value: float | None) -> str:
-    """A number for people: four digits, no exponent where none is needed."""
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if value == 0:
-        return "0"  # also minus zero
-    if 1e4 <= abs(value) < 1e7:
-        return f"{value:.0f}"
-    return f"{value:.4g}"
-
-
-def usable(value: float) -> bool:
-    return math.isfinite(value) and abs(value) < LARGEST
-
-
-def fit(points: Iterable[Point]) -> Fit | None:
-    """The line of least squares; None on fewer than three points or when x or y never varies."""
-    kept = [(x, y) for x, y in points if usable(x) and usable(y)]
-    if len(kept) < 3:
-        return None
-    n = len(kept)
-    middle_x = math.fsum(x for x, _ in kept) / n
-    middle_y = math.fsum(y for _, y in kept) / n
-    xx = math.fsum((x - middle_x) ** 2 for x, _ in kept)
-    yy = math.fsum((y - middle_y) ** 2 for _, y in kept)
-    xy = math.fsum((x - middle_x) * (y - middle_y) for x, y in kept)
-    if xx <= 0 or yy <= 0:
-        return None
-    slope = xy / xx
-    return Fit(slope, middle_y - slope * middle_x, min(1.0, xy * xy / (xx * yy)))
-
-
-def running_mean(points: Sequence[Point], window: int) -> list[Point]:
-    """Each y replaced by the mean of the `window` readings around it, fewer at the ends."""
-    half = window // 2
-    found = []
-    for i, (x, _) in enumerate(points):
-        near = [y for _, y in points[max(0, i - half) : i + half + 1]]
-        found.append((x, math.fsum(near) / len(near)))
-    return found
-
-
-def thin(points: Sequence[Point], most: int = MOST) -> list[Point]:
-    """At most `most` points, each the mean of its neighbours: a long run stays a small page."""
-    kept = [(x, y) for x, y in points if usable(x) and usable(y)]
-    size = math.ceil(len(kept) / most) if kept else 1
-    parts = [kept[i : i + size] for i in range(0, len(kept), size)]
-    return [
-        (math.fsum(x for x, _ in p) / len(p), math.fsum(y for _, y in p) / len(p)) for p in parts
-    ]
-
-
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers between the ends."""
-    rough = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _ends(values: Sequence[float], *around: float) -> Point:
@@ -319,7 +246,8 @@ def histogram(
                     f'width="{frame.x(start + share) - x:.1f}" '
                     f'height="{HEIGHT - BOTTOM - y:.1f}"><title>{safe(told)}</title></rect>'
                 )
-    return frame.draw(title, x_name, "replies", parts) + legend(list(kept), bars=True)
+    drawn = frame.draw(title, x_name, "replies", parts)
+    return drawn + (legend(list(kept), bars=True) if len(kept) > 1 else "")
 
 
 def intervals(title: str, spans: Sequence[Span], mark: float) -> str:
@@ -329,17 +257,18 @@ def intervals(title: str, spans: Sequence[Span], mark: float) -> str:
         return ""
     ends = [e for s in kept for e in (s.low, s.high) if e is not None and usable(e)]
     low, high = _ends([s.value for s in kept], mark, *ends)
-    left, row = 190, 26
+    left, row = 170, 26
+    right = WIDTH - (150 if any(s.words for s in kept) else RIGHT)
     height = row * len(kept) + 30
 
     def place(value: float) -> float:
         # An interval without an end, or an infinite one, reaches the edge of the drawing.
         part = (min(high, max(low, value)) - low) / (high - low)
-        return round(left + part * (WIDTH - left - RIGHT), 1)
+        return round(left + part * (right - left), 1)
 
     floor = row * len(kept) + 6
-    parts = [f'<line class="axis" x1="{left}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>']
-    for tick in ticks(low, high):
+    parts = [f'<line class="axis" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>']
+    for tick in ticks(low, high, 4):
         x = place(tick)
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="4" y2="{floor}"/>')
         parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{number(tick)}</text>')
@@ -348,7 +277,7 @@ def intervals(title: str, spans: Sequence[Span], mark: float) -> str:
     for i, span in enumerate(kept):
         y = 4 + row * i + row / 2
         parts.append(
-            f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{safe(span.name)}</text>'
+            f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{safe(one_line(span.name, 26))}</text>'
         )
         told = f"{span.name}: {number(span.value)}"
         if span.low is not None and span.high is not None:
@@ -358,4 +287,72 @@ def intervals(title: str, spans: Sequence[Span], mark: float) -> str:
                 f'y1="{y}" y2="{y}"/>'
             )
         parts.append(_dot(place(span.value), y, 0, told, 5))
+        if span.words:
+            parts.append(f'<text x="{right + 12}" y="{y + 4}">{safe(span.words)}</text>')
     return _svg(title, WIDTH, height, parts)
+
+
+def reliability(title: str, groups: Mapping[str, Sequence[tuple[float, Span]]]) -> str:
+    """Shares over the confidence they were promised, with whiskers; on the diagonal all is well."""
+    kept = {name: list(points) for name, points in groups.items() if points}
+    if not kept:
+        return ""
+    spans = [span for points in kept.values() for _, span in points]
+    lows = [s.value if s.low is None else s.low for s in spans]
+    bottom = max(0.0, min(0.5, *lows) - 0.02)
+    frame = _Frame((0.49, 1.0), (bottom, 1.02))
+    ends = " ".join(
+        f'{n}="{v}"'
+        for n, v in zip(
+            ("x1", "y1", "x2", "y2"),
+            (frame.x(0.5), frame.y(0.5), frame.x(1.0), frame.y(1.0)),
+            strict=True,
+        )
+    )
+    parts = [f'<line class="mark" {ends}/>']
+    for tone, (name, points) in enumerate(kept.items()):
+        shift = 6 * tone  # whiskers of two groups must not hide one another
+        placed = [(frame.x(x) + shift, frame.y(span.value)) for x, span in points]
+        line = " ".join(f"{x},{y}" for x, y in placed)
+        dash = DASHES[tone % len(DASHES)]
+        parts.append(
+            f'<polyline class="line thin t{tone}" stroke-dasharray="{dash}" points="{line}"/>'
+        )
+        for (x, span), (px, py) in zip(points, placed, strict=True):
+            if span.low is not None and span.high is not None:
+                parts.append(
+                    f'<line class="whisker t{tone}" x1="{px}" x2="{px}" '
+                    f'y1="{frame.y(span.low)}" y2="{frame.y(span.high)}"/>'
+                )
+            told = f"{name}: sure by {number(x)}, right {number(span.value)} {span.words}"
+            parts.append(_dot(px, py, tone, told, 4.5))
+    drawn = frame.draw(title, "how sure the model was", "how often it was right", parts)
+    return drawn + legend(list(kept))
+
+
+def strip(title: str, groups: Mapping[str, Sequence[float]], x_name: str) -> str:
+    """Every value of each group as a mark on one axis, the middle one drawn tall."""
+    kept = {name: sorted(v for v in values if usable(v)) for name, values in groups.items()}
+    values = [v for group in kept.values() for v in group]
+    if not values:
+        return ""
+    low, high = _ends(values)
+    left, right, row = 58, WIDTH - RIGHT, 30
+    floor = row * len(kept) + 4
+
+    def place(value: float) -> float:
+        return round(left + (value - low) / (high - low) * (right - left), 1)
+
+    parts = [f'<line class="axis" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>']
+    for tick in ticks(low, high, 6):
+        x = place(tick)
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="2" y2="{floor}"/>')
+        parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{number(tick)}</text>')
+    for i, (name, group) in enumerate(kept.items()):
+        tone, y = i % len(DASHES), 4 + row * i + row / 2
+        parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{safe(name)}</text>')
+        for j, value in enumerate(group):
+            size = 6 if j == len(group) // 2 else 3.5
+            parts.append(_dot(place(value), y, tone, f"{name}: {number(value)}", size))
+    name = f'<text x="{right}" y="{floor + 30}" text-anchor="end">{safe(x_name)}</text>'
+    return _svg(title, WIDTH, floor + 36, [*parts, name])

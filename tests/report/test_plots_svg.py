@@ -8,12 +8,14 @@ import re
 import pytest
 
 from hhchat import plots_svg as svg
-from hhchat.plots_svg import Fit, Series, Span
+from hhchat import scales
+from hhchat.plots_svg import Series, Span
+from hhchat.scales import Fit
 
 
 def test_fit_is_least_squares() -> None:
-    assert svg.fit([(0, 1), (1, 3), (2, 5)]) == Fit(2.0, 1.0, 1.0)
-    found = svg.fit([(0, 0), (1, 1), (2, 0), (3, 1)])
+    assert scales.fit([(0, 1), (1, 3), (2, 5)]) == Fit(2.0, 1.0, 1.0)
+    found = scales.fit([(0, 0), (1, 1), (2, 0), (3, 1)])
     assert found is not None
     assert (found.slope, found.intercept, found.r2) == pytest.approx((0.2, 0.2, 0.2))
 
@@ -24,26 +26,26 @@ def test_fit_is_least_squares() -> None:
     ids=["none", "two", "one x", "one y"],
 )
 def test_no_line_is_fitted_where_there_is_none(points: list[tuple[float, float]]) -> None:
-    assert svg.fit(points) is None
+    assert scales.fit(points) is None
 
 
 def test_ticks_are_round_and_inside() -> None:
-    assert svg.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-    assert svg.ticks(-0.1, 0.43) == pytest.approx([0, 0.2, 0.4])
+    assert scales.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert scales.ticks(-0.1, 0.43) == pytest.approx([0, 0.2, 0.4])
     for low, high in ((1e-9, 2e-9), (-1e20, 1e20), (99.9, 100.1)):
-        assert 3 <= len(svg.ticks(low, high)) <= 12
+        assert 3 <= len(scales.ticks(low, high)) <= 12
 
 
 def test_a_long_line_is_thinned_by_means() -> None:
     points = [(float(i), float(i)) for i in range(10_000)]
-    thinned = svg.thin([*points, (0.0, math.nan)])
-    assert len(thinned) <= svg.MOST
+    thinned = scales.thin([*points, (0.0, math.nan)])
+    assert len(thinned) <= scales.MOST
     assert thinned[0] == (12.0, 12.0)
 
 
 def test_running_mean_is_shorter_at_the_ends() -> None:
     points = [(0.0, 0.0), (1.0, 3.0), (2.0, 6.0)]
-    assert svg.running_mean(points, 3) == [(0.0, 1.5), (1.0, 3.0), (2.0, 4.5)]
+    assert scales.running_mean(points, 3) == [(0.0, 1.5), (1.0, 3.0), (2.0, 4.5)]
 
 
 def test_whole_numbers_get_bins_that_hold_equally_many() -> None:
@@ -89,5 +91,5 @@ def test_names_are_escaped() -> None:
 
 
 def test_numbers_for_people() -> None:
-    shown = [svg.number(v) for v in (None, math.nan, math.inf, -0.0, 3.0, 12345.6, 0.12345)]
+    shown = [scales.number(v) for v in (None, math.nan, math.inf, -0.0, 3.0, 12345.6, 0.12345)]
     assert shown == ["–", "–", "∞", "0", "3", "12346", "0.1235"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hhchat.evaluate import Judged
+from hhchat.evaluate import Judged, Typical
 from hhchat.evidence import gather
 from hhchat.report import page
 from hhchat.runfolder import RunFolder
@@ -27,13 +27,16 @@ TITLES = (
     "KL from the reference",
     "Reply length",
     "Unfinished replies",
+    "Entropy",
     "Preference model",
+    "Does it know how sure it is?",
+    "Accuracy by kind of pick",
     "What the gate saw",
     "Gains over the incumbent",
     "Score by the preference model",
     "Length",
+    "KL reply by reply",
     "Before and after",
-    "Not on this page",
 )
 
 
@@ -102,13 +105,21 @@ def readings() -> list[Metric]:
             Metric("ppo", step, "kl", kl),
             Metric("ppo", step, "score", 2 * max(0.0, kl) ** 0.5 + 0.5),
             Metric("ppo", step, "length", 30.0 + step),
+            Metric("ppo", step, "entropy", 1.0),
             Metric("ppo", step, "unfinished", float("nan") if step == 3 else 0.0),
         ]
         found += [Metric("ppo", step, f"gauge_{half}", step / 20) for half in "ab"]
     return [*found, Metric("pm", 10, "heldout_loss", 0.6), Metric("gate", 0, "kl", 2.0)]
 
 
-def whole(store: Store, reply: str = "After.", prompt: str = "Ask?") -> Run:
+def pair(which: str, i: int, mode: str = "helpful") -> dict[str, object]:
+    """Three of four right, surer ones more often."""
+    gap = (1 + i % 10) / 4 * (1 if i % 4 else -1)
+    told: dict[str, object] = {"set": which, "gap": gap, "turn": 1 + i % 6, "mode": mode}
+    return {**told, "source": "model", "strength": None if i % 2 else 3}
+
+
+def whole(store: Store, reply: str = "After.", prompt: str = "Ask?", mode: str = "helpful") -> Run:
     """A run that was promoted, with everything a run leaves behind."""
     run, folder = begin(store)
     store.add_metrics(run.id, readings())
@@ -131,7 +142,15 @@ def whole(store: Store, reply: str = "After.", prompt: str = "Ask?") -> Run:
         }
         for i in range(40)
     ]
-    judged = Judged(measured, [SampleReport(prompt, "Before.", reply)], rows)
+    scores = tuple(i / 5 for i in range(17))
+    judged = Judged(
+        measured,
+        [SampleReport(prompt, "Before.", reply)],
+        rows,
+        [Typical(prompt, "Was.", reply, scores, tuple(s + 1 for s in scores))],
+        [pair("cross", i, mode) for i in range(100)] + [pair("heldout", i) for i in range(30)],
+        {"kl": [i / 10 for i in range(40)], "tokens": [30] * 40},
+    )
     report = Report(candidate, "base", {m.name: m for m in measured})
     folder.keep_report(report, Verdict(True, ("it is <b>better</b>",)), judged)
     info: dict[str, Any] = {
@@ -154,17 +173,55 @@ def test_a_whole_run_has_every_section(store: Store) -> None:
     assert "Missing" not in found.text
     assert "prefers-color-scheme: dark" in text
     names = {a["aria-label"] for tag, a in found.tags if tag == "svg" and "aria-label" in a}
-    assert len(names) == 11, names
+    assert len(names) == 16, names
+    assert "Was." in found.text
+    assert "Before." not in found.text  # one draw a prompt is for runs that kept no medians
+
+
+def test_accuracy_is_told_apart_by_turn_mode_and_source_with_its_interval(store: Store) -> None:
+    found = checked(page(gather(store, whole(store))))
+    names = {a["aria-label"] or "" for tag, a in found.tags if tag == "svg" and "aria-label" in a}
+    assert {"Reliability of the preference model", "Scores of the 17 replies"} <= names
+    for words in (
+        "halves, crossed (100)",
+        "75% (66% to 82%)",
+        "full, held out (30)",
+        "73% (56% to 86%)",
+        "turn 1 (17)",
+        "turn 4 and later (49)",
+        "helpful (100)",
+        "source model (100)",
+        "strength 3 (50)",
+    ):
+        assert words in found.text, words
+    assert "fitted temperature" in found.text
+
+
+def test_a_run_of_an_older_version_shows_what_it_kept_and_says_what_it_did_not(
+    store: Store,
+) -> None:
+    run = whole(store)
+    path = RunFolder(run.id).root / "report.json"
+    told = json.loads(path.read_text())
+    for name in ("schema", "typical", "pairs", "replies"):
+        del told[name]
+    path.write_text(json.dumps(told))
+    found = checked(page(gather(store, run)))
+    assert "of an older hhchat" in found.text
+    assert "Before." in found.text
+    assert "KL reply by reply" not in found.text
+    path.write_text(json.dumps(told | {"schema": 99}))
+    assert "newer hhchat" in checked(page(gather(store, run))).text
 
 
 def test_hostile_text_is_shown_and_does_nothing(store: Store) -> None:
-    run = whole(store, reply=HOSTILE, prompt=HOSTILE)
+    run = whole(store, reply=HOSTILE, prompt=HOSTILE, mode=HOSTILE)
     store.add_metrics(run.id, [Metric("<i>stage", s, "score", 1.0 * s) for s in range(3)])
     store.add_metrics(run.id, [Metric("<i>stage", s, "kl", 1.0 * s) for s in range(3)])
     run = store.finish_run(run.id, "failed", reason=HOSTILE)
     text = page(gather(store, run))
     found = checked(text)
-    assert found.text.count("<script>alert(1)</script>") == 3
+    assert found.text.count("<script>alert(1)</script>") == 5
     for character in "\x1b\u202e\u200b":
         assert character not in text
     assert "\\x1b[31m\\u202etxt" in text
@@ -190,8 +247,12 @@ def test_a_run_that_left_nothing_says_so(store: Store) -> None:
         '{"measurements": [{"name": 3}, 4, {"name": "x_gain", "value": "y"}], "rows": [[1]]}',
         '{"rows": [{"score": true, "length": null}, {"score": NaN}], "samples": [{"after": null}]}',
         '{"measurements": [{"name": "a_gain", "value": 1' + "0" * 400 + ', "n": []}]}',
+        '{"schema": "x", "typical": [3, {"scores_after": 3, "scores_before": ["y", NaN, 1e999]}]}',
+        '{"pairs": [1, {"gap": "x"}, {"gap": 1e999}, {"gap": 0.0, "turn": {}, "mode": []}]}',
+        '{"schema": -1, "replies": {"kl": [null, "x", 1e400, -3], "tokens": 4}}',
+        '{"replies": [1], "pairs": {"gap": 3}, "typical": 1}',
     ],
-    ids=range(7),
+    ids=range(11),
 )
 def test_a_damaged_report_does_not_stop_the_page(store: Store, text: str) -> None:
     run, folder = begin(store)
