@@ -160,7 +160,7 @@ async def serve(
     with private_folder() as folder, contextlib.ExitStack() as stack:
         private = None if spec is None else folder / SOCKET
         server = Web(gate, lambda another: app_command(flags, private, another), _complain)
-        runner = web.AppRunner(await server.application(), access_log=None, shutdown_timeout=1)
+        runner = server.runner(await server.application())
         work = [asyncio.create_task(_stopped())]
         if spec is not None:
             assert private is not None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import logging
 import secrets
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,11 +22,12 @@ from dataclasses import dataclass, field
 from hmac import compare_digest
 
 from aiohttp import WSMsgType, web
+from aiohttp.http_exceptions import HttpProcessingError
 from textual_serve.app_service import AppService
 from textual_serve.server import Server
 
 from hhchat.serving import page
-from hhchat.text import printable
+from hhchat.text import one_line, printable
 
 COOKIE = "hhchat"
 TABS = 16  # apps at once
@@ -150,6 +152,11 @@ class Web(Server):
         super().__init__("hhchat", title="hhchat", port=gate.port)
         self.gate, self._words, self._said = gate, command, said
         self.tabs: set[Tab] = set()
+
+    def runner(self, application: web.Application) -> web.AppRunner:
+        logger = logging.Logger("hhchat.serving")
+        logger.addHandler(Log(self._said))
+        return web.AppRunner(application, access_log=None, logger=logger, shutdown_timeout=1)
 
     async def application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=1024)
@@ -338,6 +345,20 @@ class Tab(AppService):
                 self._stdin.close()
         if self._task is not None:
             await asyncio.wait([self._task])
+
+
+class Log(logging.Handler):
+    """What goes wrong in the server, a line each; not what strangers send that is no HTTP."""
+
+    def __init__(self, said: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            told = f": {type(error).__name__}: {error}" if error else ""
+            self._said(one_line(record.getMessage() + told, 300))
 
 
 def _cells(value: str | None, otherwise: int, most: int) -> int:

@@ -1,0 +1,306 @@
+"""The served app: tabs that share one model, and what is left when something dies."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile import HOSTILE
+from serving import Served, Tab, until
+
+from hhchat.cli.serve import listen, names
+from hhchat.types import Snapshot
+
+Visit = Callable[[Served], Any]
+Serve = Callable[..., Served]
+STARTER = ("--model", "starter")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def mapped(process: int, library: str) -> bool:
+    return library in Path(f"/proc/{process}/maps").read_text()
+
+
+def gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@linux
+async def test_two_tabs_chat_and_pick_at_once_on_one_model(serve: Serve, visit: Visit) -> None:
+    """Neither app has torch in its memory; the one process that has is neither of them."""
+    served = serve(*STARTER)
+    async with visit(served) as visitor, visitor.tab() as one, visitor.tab() as two:
+        for tab in (one, two):
+            await tab.until(b"ready")
+            await tab.type("How do I make tea?\r")
+        for tab in (one, two):
+            await tab.until(b"your pick")
+        for tab in (one, two):
+            await tab.pick()
+        apps, [model] = served.children("_tab"), served.children("_engine")
+        assert len(apps) == 2
+        assert mapped(model, "libtorch")
+        assert not any(mapped(app, "libtorch") for app in apps)
+    with served.store() as store:
+        kept = list(store.comparisons())
+    assert len(kept) == 2
+    assert len({c.conversation for c in kept}) == 2, "the second tab has a conversation of its own"
+    assert all(r.base and r.base.startswith("starter") for c in kept for r in c.replies)
+
+
+@linux
+async def test_a_reload_opens_the_conversation_again_and_a_closed_tab_leaves_no_app(
+    serve: Serve, visit: Visit
+) -> None:
+    served = serve(*STARTER)
+    async with visit(served) as visitor:
+        async with visitor.tab() as tab:
+            await tab.until(b"ready")
+            await tab.pair("How do I make tea?")
+            [app] = served.children("_tab")
+        async with visitor.tab() as again:
+            await again.until(b"your pick")
+            assert b"How do I make tea?" in again.written
+            await again.pick()
+            until(lambda: gone(app), what="the end of the closed tab's app")
+        until(lambda: not served.children("_tab"), what="the end of the apps")
+    assert served.picks() == 1
+    assert served.stop() == 0
+    assert "Traceback" not in served.errors
+
+
+@linux
+async def test_a_model_that_dies_is_said_in_a_line_and_comes_back(
+    serve: Serve, visit: Visit
+) -> None:
+    served = serve(*STARTER)
+    async with visit(served) as visitor, visitor.tab() as tab:
+        await tab.until(b"ready")
+        [first] = served.children("_engine")
+        os.kill(first, signal.SIGKILL)
+        await tab.pair("How do I make tea?")
+        await tab.pick()
+        [second] = served.children("_engine")
+        assert second != first
+        assert b"Traceback" not in tab.written
+    assert served.picks() == 1
+    assert "has ended (signal 9); starting it again" in served.errors
+    assert "Traceback" not in served.errors
+
+
+@linux
+async def test_a_model_that_keeps_dying_ends_the_server_with_a_reason(serve: Serve) -> None:
+    served = serve(*STARTER)
+    for _ in range(4):
+        [model] = until(lambda: served.children("_engine"), what="the model's process")
+        os.kill(model, signal.SIGKILL)
+        until(lambda model=model: model not in served.children("_engine"))
+    assert served.process.wait(timeout=20) == 1
+    assert served.errors.splitlines()[-1].startswith("hhchat: error: the process that holds the")
+    assert "Traceback" not in served.errors
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+async def test_nothing_is_left_behind_when_the_server_ends(
+    serve: Serve, visit: Visit, number: signal.Signals
+) -> None:
+    served = serve(*STARTER)
+    async with visit(served) as visitor, visitor.tab() as tab:
+        await tab.until(b"ready")
+        children = [*served.children("_tab"), *served.children("_engine")]
+        assert len(children) == 2
+        assert served.stop(number) == (-9 if number is signal.SIGKILL else 0)
+        for child in children:
+            until(lambda child=child: gone(child), what=f"the end of process {child}")
+
+
+async def test_a_promotion_counts_in_a_tab_that_is_open(serve: Serve, visit: Visit) -> None:
+    served = serve(*STARTER)
+    async with visit(served) as visitor, visitor.tab() as tab:
+        await tab.until(b"ready")
+        await tab.pair("How do I make tea?")
+        await tab.pick()
+        with served.store() as store:
+            base = next(store.comparisons()).replies[0].base
+            assert base is not None
+            (served.home / "snapshots" / "better").mkdir(parents=True)
+            (served.home / "snapshots" / "better" / "snapshot.json").write_text("{}")
+            store.add_snapshot(Snapshot("better", "better", None, "base", base))
+            store.promote("better")
+        await tab.pair("And coffee?")
+        await tab.pick()
+    with served.store() as store:
+        used = [{r.snapshot for r in c.replies} for c in store.comparisons()]
+    assert used == [{"base"}, {"better"}]
+
+
+async def test_a_hostile_reply_reaches_the_browser_as_text(
+    serve: Serve, visit: Visit, hostile: int
+) -> None:
+    """No title, clipboard, link or device sequence, whatever the replies hold."""
+    served = serve("--server", f"http://127.0.0.1:{hostile}/v1", "--model", "any")
+    assert not served.children("_engine"), "a server's model needs no process of ours"
+    async with visit(served) as visitor, visitor.tab() as tab:
+        await tab.until(b"ready")
+        for _ in range(3):
+            await tab.pair("go on")
+            await tab.pick()
+        assert b"ZXZpbA==" in tab.written, "the text of it is shown"
+        assert tab.texts == [] or all(t.startswith('["pong"') for t in tab.texts)
+        written = bytes(tab.written).decode()
+        # Textual itself sets the pointer's shape (OSC 22), and ends that with a bell or ST.
+        written = re.sub("\x1b]22;[a-z-]*(\x07|\x1b\\\\)", "", bytes(tab.written).decode())
+        assert not re.findall("\x1b[]P_^X].{0,9}", written)
+        assert not re.findall("[\x07\x80-\x9f\u200b\u202a-\u202e\U000e0000-\U000e007f]", written)
+
+
+async def test_an_app_that_cannot_start_says_why_in_the_page(serve: Serve, visit: Visit) -> None:
+    served = serve(*STARTER)
+    async with visit(served) as visitor:
+        until(lambda: "the model is loaded" in served.errors)
+        (served.home / "config.toml").write_text("[chat]\nmod = 'x'\n")
+        async with visitor.tab() as tab:
+            await tab.ended
+            assert b"hhchat: error: " in tab.written
+            assert b"did you mean 'mode'?" in tab.written
+            assert b"Traceback" not in tab.written
+
+
+async def test_the_app_ends_and_the_socket_with_it(serve: Serve, visit: Visit) -> None:
+    served = serve(*STARTER)
+    async with visit(served) as visitor, visitor.tab() as tab:
+        await tab.until(b"Say something")
+        await tab.type("\x11")  # ctrl+q
+        await tab.ended
+        assert b"error" not in tab.written
+
+
+async def test_no_more_tabs_than_the_machine_bears(serve: Serve, visit: Visit) -> None:
+    from aiohttp import WSServerHandshakeError
+
+    served = serve("--server", "http://127.0.0.1:9/v1", "--model", "none")
+    async with visit(served) as visitor:
+        where = f"{served.origin}{visitor.place}ws"
+        open_tabs: list[Tab] = []
+        for _ in range(16):
+            open_tabs.append(Tab(await visitor.session.ws_connect(where, origin=served.origin)))
+        with pytest.raises(WSServerHandshakeError) as failed:
+            await visitor.session.ws_connect(where, origin=served.origin)
+        assert failed.value.status == 503
+        for tab in open_tabs:
+            await tab.socket.close()
+
+
+# Before it serves --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--model", "no/such"], "no/such"),
+        (["--host", "no.such.host.invalid"], "no such host"),
+        (["--host", ""], "--host is empty"),
+        (["--port", "99999"], "99999"),
+        (["--server", "nonsense"], "nonsense"),
+    ],
+    ids=["model", "host", "empty", "port", "server"],
+)
+def test_what_cannot_be_served_is_refused_in_a_line(
+    shell: Callable[..., Any], args: list[str], words: str
+) -> None:
+    ran = shell("serve", "--port", "0", *args)
+    assert ran.code in (1, 2), ran.err
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("hhchat: error: ")
+    assert words in last
+    assert "Traceback" not in ran.err
+
+
+def test_a_port_that_is_taken_is_named(shell: Callable[..., Any]) -> None:
+    [held], _ = listen("127.0.0.1", 0)
+    with held:
+        port = held.getsockname()[1]
+        ran = shell("serve", "--port", str(port))
+    assert ran.code == 2
+    assert f"port {port}" in ran.err
+    assert "--port 0" in ran.err
+
+
+def test_without_textual_serve_it_says_how_to_get_it(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "textual_serve", None)
+    ran = run("serve")
+    assert ran.code == 2
+    assert "pip install 'hhchat[serve]'" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("host", "outside"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)]
+)
+def test_only_a_host_that_others_reach_is_outside(host: str, outside: bool) -> None:
+    bound, told = listen(host, 0)
+    assert len({one.getsockname()[1] for one in bound}) == 1
+    for one in bound:
+        one.close()
+    assert told is outside
+    assert "localhost" in names(host)
+    assert "0.0.0.0" not in names(host)
+
+
+def test_serving_others_is_warned_about_once(serve: Serve) -> None:
+    served = serve("--host", "0.0.0.0", "--server", "http://127.0.0.1:9/v1", "--model", "none")
+    assert served.errors.count("warning") == 1
+    assert "not encrypted" in served.errors
+    assert served.stop() == 0
+
+
+def test_a_damaged_database_is_refused_before_anything_is_served(
+    shell: Callable[..., Any], home: Path
+) -> None:
+    home.mkdir()
+    (home / "hhchat.db").write_bytes(b"rubbish" * 1000)
+    ran = shell("serve", "--port", "0")
+    assert ran.code == 1
+    assert ran.out == ""
+    assert ran.err.startswith("hhchat: error: ")
+
+
+@pytest.fixture
+def hostile() -> Iterator[int]:
+    """The port of a model server whose replies try to do something to the terminal."""
+    import json
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    texts = iter([f"{text} {i}" for i, text in enumerate(HOSTILE[:6])])
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            text = next(texts, "done").encode("utf-8", "replace").decode()
+            answer = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+            raw = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
