@@ -24,7 +24,10 @@ json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON, 
 
 
 def model_options(command: F) -> F:
-    """--model, --quantization and --device: they override the [model] section."""
+    """--model, --quantization and --device: they override the [model] section.
+
+    A command takes these, and those below, as `**flags`, and gives them to `settings` as they are.
+    """
     for option in (
         click.option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N."),
         click.option("--quantization", metavar="HOW", help="auto, int8, nf4 or none."),

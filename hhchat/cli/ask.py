@@ -56,14 +56,8 @@ def command(
     n: int,
     best_of: int | None,
     seed: int | None,
-    temperature: float | None,
-    top_p: float | None,
-    max_new_tokens: int | None,
-    model: str | None,
-    quantization: str | None,
-    device: str | None,
-    server: str | None,
     as_json: bool,
+    **flags: Any,
 ) -> None:
     """Answer one question without a screen.
 
@@ -75,16 +69,7 @@ def command(
     if seed is not None and not 0 <= seed < 1 << 62:
         raise BadInput(f"--seed must be between 0 and 2^62, not {seed}")
     text = _question(question)
-    config = settings(
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        model=model,
-        quantization=quantization,
-        device=device,
-        server=server,
-        **{"chat.best_of": best_of},
-    )
+    config = settings(**{"chat.best_of": best_of}, **flags)
     if seed is None:
         import secrets
 

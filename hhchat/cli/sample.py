@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import click
 
@@ -40,12 +41,7 @@ def command(
     n: int,
     snapshot: str,
     seed: int,
-    temperature: float | None,
-    top_p: float | None,
-    max_new_tokens: int | None,
-    model: str | None,
-    quantization: str | None,
-    device: str | None,
+    **flags: Any,
 ) -> None:
     """Sample replies to many prompts: JSON lines in and out.
 
@@ -55,14 +51,7 @@ def command(
     """
     if n < 1:
         raise BadInput(f"-n must be at least 1, not {n}")
-    config = settings(
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        model=model,
-        quantization=quantization,
-        device=device,
-    )
+    config = settings(**flags)
     sampling = replace(sampling_of(config), best_of=1)
     batches = read_batches(source, prompt_of)
     # A file is checked whole when its first batch is asked for: before the model is loaded.

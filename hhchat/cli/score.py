@@ -26,16 +26,14 @@ from hhchat.types import BadInput, Exchange
 def command(
     source: str,
     snapshot: str,
-    model: str | None,
-    quantization: str | None,
-    device: str | None,
+    **flags: Any,
 ) -> None:
     """Score replies with the preference model: JSON lines in and out.
 
     In: {"messages": [{"role", "content"}], "reply": "..."}, one object a line. Out, in the order
     of the input: {"score": number}. Only differences of scores mean anything.
     """
-    config = settings(model=model, quantization=quantization, device=device)
+    config = settings(**flags)
     batches = read_batches(source, exchange_of)
     first = next(batches, None)
     if first is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -63,13 +63,8 @@ def command(
     n: int,
     seed: int,
     snapshot: str,
-    temperature: float | None,
-    top_p: float | None,
-    max_new_tokens: int | None,
-    model: str | None,
-    quantization: str | None,
-    device: str | None,
     as_json: bool,
+    **flags: Any,
 ) -> None:
     """Let a simulated user chat and pick, or judge two snapshots.
 
@@ -81,14 +76,7 @@ def command(
     from hhchat.simulate import find_user
 
     find_user(user)  # an unknown name is refused before a model is loaded
-    config = settings(
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        model=model,
-        quantization=quantization,
-        device=device,
-    )
+    config = settings(**flags)
     if judge:
         _judge(config, user, judge, n, seed, as_json)
     else:

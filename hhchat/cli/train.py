@@ -23,7 +23,7 @@ from hhchat.settings import Text
 from hhchat.types import BadInput
 
 if TYPE_CHECKING:
-    from hhchat.pipeline import Event
+    from hhchat.events import Event
     from hhchat.preflight import Plan
 
 
@@ -45,10 +45,8 @@ def command(
     dry_run: bool,
     resume: bool,
     warm_start: bool,
-    model: str | None,
-    quantization: str | None,
-    device: str | None,
     as_json: bool,
+    **flags: Any,
 ) -> int:
     """Learn from the picks: a preference model, then PPO, then the gate.
 
@@ -64,9 +62,7 @@ def command(
     config = settings(
         stages=None if stages is None else Text(stages),
         warm_start=warm_start or None,
-        model=model,
-        quantization=quantization,
-        device=device,
+        **flags,
     )
     quiet_libraries()
     plugins = load_plugins()
@@ -103,17 +99,9 @@ def command(
 
 
 def _emit(event: Event) -> None:
-    told: dict[str, Any] = {"event": event.kind, "stage": event.stage}
-    if event.text:
-        told["text"] = event.text
-    if event.total:
-        told |= {"done": event.done, "total": event.total}
-    if event.metric is not None:
-        told |= {
-            "step": event.metric.step,
-            "name": event.metric.name,
-            "value": event.metric.value,
-        }
+    from hhchat.events import as_record
+
+    told = as_record(event)
     if event.run is not None:
         told["run"] = record(event.run)
     emit(told)
