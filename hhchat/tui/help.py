@@ -15,7 +15,11 @@ ABOUT = (
     "Each message gets two replies. You say which is better; the chat goes on from it, and the "
     "comparison is stored on this machine. Nothing is sent anywhere. `hhchat train` turns your "
     "comparisons into a preference model and trains the assistant toward it. Pick the more "
-    "helpful and honest reply; a lie does not help, and you need not check every fact."
+    "helpful and honest reply; a lie does not help, and you need not check every fact.\n\n"
+    "Now and then a pair of an earlier day comes back, sides swapped ([chat] replay in the "
+    "settings): how often you agree with yourself is the most that can be learned from you. "
+    "Modes, themes, branching and which assistant writes are among the commands (ctrl+p); click "
+    "any words that name a key, double-click a reply to pick it."
 )
 
 
