@@ -6,17 +6,17 @@ winners, once over each round of fresh samples. KL of best-of-k itself is log k 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from hhchat_trainers.policy import PolicyLearner, PolicySettings, kl_readings
-from hhchat_trainers.rollout import Response, logprobs_of, score_roles, tensors
+from hhchat_trainers.descent import total_of
+from hhchat_trainers.policy import PolicyLearner, PolicySettings
+from hhchat_trainers.readings import kl_readings
+from hhchat_trainers.rollout import Response
+from torch import Tensor
 
 from hhchat.hookspecs import hookimpl
-from hhchat.model.preference import by_length
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
 
@@ -56,38 +56,19 @@ class Learner(PolicyLearner):
         winners = [responses[i * hyper.k + j] for i, j in enumerate(best)]
         readings["winner_score"] = float(scores.view(-1, hyper.k).max(-1).values.mean())
         plain = responses[:: hyper.k]  # one a prompt, not chosen: what the policy says by itself
-        readings |= kl_readings(
-            score_roles(
-                self.model, plain, self.policy, self.reference, None, budget=self.micro_tokens
-            )
-        )
+        readings |= kl_readings(self.look(plain))
         # 4. one step of maximum likelihood on the winners
         readings["loss"] = self.learn(winners)
         return readings, plain
 
     def learn(self, winners: Sequence[Response]) -> float:
-        while True:
-            try:
-                return self._learn(winners)
-            except torch.OutOfMemoryError:
-                self.less_memory()
+        total = float(sum(len(w.tokens) for w in winners))
 
-    def _learn(self, winners: Sequence[Response]) -> float:
-        device, total = self.model.device, float(sum(len(w.tokens) for w in winners))
-        summed = 0.0
-        self.optimiser.zero_grad(set_to_none=True)
-        sizes = [len(w.prompt) + len(w.tokens) for w in winners]
-        for group in by_length(sizes, self.micro_tokens):
-            part = tensors([winners[i] for i in group])
-            hidden = self.model.trunk.hidden(
-                part.rows.to(device), (self.policy,), dtype=self.model.fast
-            )
-            logprobs = logprobs_of(self.model, hidden[0], part.tokens_BT.to(device))
-            loss = -(logprobs * part.mask_BT.to(device)).sum()
-            torch.autograd.backward(loss / total)
-            summed += float(loss.detach())
-        self.step(math.isfinite(summed))
-        return summed / total
+        def loss(some: list[int]) -> tuple[Tensor, dict[str, float]]:
+            logprobs, mask, _ = self.forward([winners[i] for i in some], self.policy)
+            return -(logprobs * mask).sum(), {}
+
+        return total_of(self.descent.step([w.length for w in winners], total, loss), "loss") / total
 
 
 @hookimpl

@@ -13,10 +13,12 @@ from typing import ClassVar
 
 import torch
 from hhchat_trainers import state
+from hhchat_trainers.descent import total_of
 from hhchat_trainers.maths import preference_loss
 from hhchat_trainers.pm import CONFIDENCE
-from hhchat_trainers.policy import PolicyLearner, PolicySettings, kl_readings
-from hhchat_trainers.rollout import Response, logprobs_of, score_roles, tensors
+from hhchat_trainers.policy import PolicyLearner, PolicySettings
+from hhchat_trainers.readings import kl_readings
+from hhchat_trainers.rollout import Response
 from torch import Tensor
 
 from hhchat.hookspecs import hookimpl
@@ -80,16 +82,7 @@ class Learner(PolicyLearner):
         if update % hyper.check == 0 or update + 1 == hyper.updates:
             responses = self.sample(update, self.prompts(update // hyper.check, hyper.replies))
             readings |= self.scores(responses)[1]
-            readings |= kl_readings(
-                score_roles(
-                    self.model,
-                    responses,
-                    self.policy,
-                    self.reference,
-                    None,
-                    budget=self.micro_tokens,
-                )
-            )
+            readings |= kl_readings(self.look(responses))
         readings |= self.learn(order[at * hyper.batch : (at + 1) * hyper.batch])
         return readings, responses
 
@@ -98,39 +91,40 @@ class Learner(PolicyLearner):
         flat = [r for i in chosen for r in (self.pairs[i].chosen, self.pairs[i].rejected)]
         reference = torch.stack([self.reference_sums[2 * i : 2 * i + 2] for i in chosen])
         target = torch.tensor([self.pairs[i].target for i in chosen])
-        total, right = 0.0, 0.0
-        self.optimiser.zero_grad(set_to_none=True)
-        sizes = [
-            2 * max(len(r.prompt) + len(r.tokens) for r in flat[2 * j : 2 * j + 2])
-            for j in range(len(chosen))
-        ]
-        for group in by_length(sizes, self.micro_tokens):
-            some = [r for j in group for r in flat[2 * j : 2 * j + 2]]
-            ratio = self.forward(some, self.policy).view(-1, 2) - reference[group].to(
-                self.model.device
-            )
-            gap = self.hyper.beta * ratio
-            losses = preference_loss(gap[:, 0], gap[:, 1], target[group].to(gap.device))
-            torch.autograd.backward(losses.sum() / len(chosen))
-            total += float(losses.detach().sum())
-            right += float((gap[:, 0] > gap[:, 1]).sum())
-        self.step(math.isfinite(total))
-        return {"loss": total / len(chosen), "accuracy": right / len(chosen)}
+        sizes = [2 * max(r.length for r in flat[2 * j : 2 * j + 2]) for j in range(len(chosen))]
 
-    def forward(self, responses: Sequence[Response], role: Role) -> Tensor:
+        def loss(some: list[int]) -> tuple[Tensor, dict[str, float]]:
+            sums = self.summed([r for j in some for r in flat[2 * j : 2 * j + 2]], self.policy)
+            gap = self.hyper.beta * (sums.view(-1, 2) - reference[some].to(sums.device))
+            losses = preference_loss(gap[:, 0], gap[:, 1], target[some].to(gap.device))
+            return losses.sum(), {"right": float((gap[:, 0] > gap[:, 1]).sum())}
+
+        found, pairs = self.descent.step(sizes, len(chosen), loss), len(chosen)
+        return {
+            "loss": total_of(found, "loss") / pairs,
+            "accuracy": total_of(found, "right") / pairs,
+        }
+
+    def summed(self, responses: Sequence[Response], role: Role) -> Tensor:
         """Summed log-probability of each response [B]."""
-        part = tensors(responses)
-        device = self.model.device
-        hidden = self.model.trunk.hidden(part.rows.to(device), (role,), dtype=self.model.fast)
-        logprobs = logprobs_of(self.model, hidden[0], part.tokens_BT.to(device))
-        return (logprobs * part.mask_BT.to(device)).sum(-1)
+        logprobs, mask, _ = self.forward(responses, role)
+        return (logprobs * mask).sum(-1)
 
     def sums(self, responses: Sequence[Response], role: Role) -> Tensor:
-        out = torch.zeros(len(responses))
-        sizes = [len(r.prompt) + len(r.tokens) for r in responses]
-        for group in by_length(sizes, self.micro_tokens):
-            out[group] = self.forward([responses[i] for i in group], role).cpu()
-        return out
+        """The same [B] on the CPU, in micro-batches, each process doing its share."""
+
+        def work(some: Sequence[Response], tokens: int) -> list[float]:
+            out = torch.zeros(len(some))
+            for group in by_length([r.length for r in some], tokens):
+                out[group] = self.summed([some[i] for i in group], role).cpu()
+            return out.tolist()
+
+        found = self.world.spread(
+            responses,
+            [r.length for r in responses],
+            lambda some: self.budget.fitting(lambda tokens: work(some, tokens)),
+        )
+        return torch.tensor(found)
 
 
 def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair:

@@ -8,23 +8,36 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from hhchat_trainers import state
+from hhchat_trainers.descent import Budget, Descent, fewer_rows, until_it_fits
 from hhchat_trainers.glimpse import Glimpse
-from hhchat_trainers.maths import response_k3, response_kl, warm_up
-from hhchat_trainers.rollout import Response, Scored, roll_out, score_roles
+from hhchat_trainers.maths import response_kl, warm_up
+from hhchat_trainers.readings import Asked, Normalised, mean_of, shape_readings
+from hhchat_trainers.rollout import (
+    Response,
+    Scored,
+    logprobs_of,
+    roll_out,
+    score_roles,
+    tensors,
+)
 from torch import Tensor, nn
 
 from hhchat.model import Adapter, LocalEngine, PreferenceModel, load_adapter, save_adapter
-from hhchat.model.preference import judged, reply_ids
+from hhchat.model.preference import ScalarHead
+from hhchat.model.trunk import Role
+from hhchat.parallel import ALONE
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.rewards import Reward
 from hhchat.settings import setting
-from hhchat.types import Cancelled, Exchange, HhchatError, Measurement, Metric, Prompt
+from hhchat.types import Cancelled, HhchatError, Metric, Prompt
+
+SPOILT = "two losses in a row were not finite"
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class PolicySettings:
 
     # Peak learning rate times width: what suits LoRA scales with 1 / width (0.3 is 1.2e-3 at 256).
     rate_by_width: ClassVar[float] = 0.3
+    shares_work: ClassVar[bool] = True
 
     updates: int = setting(40, "Updates at most; guards may end the run before.", low=1)
     batch: int = setting(48, "Responses an update.", low=2)
@@ -66,7 +80,7 @@ class PolicyLearner:
         if not context.prompts:
             raise HhchatError("no training prompts: chat a little, or `hhchat prompts add`")
         self.settings, self.context = hyper, context
-        self.model = context.model
+        self.model, self.world = context.model, context.world or ALONE
         folder = context.stages["pm"]
         self.pm = PreferenceModel.load(self.model, folder)
         self.gauges = {
@@ -85,8 +99,11 @@ class PolicyLearner:
         self.policy.to(self.model.device)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         self.engine = LocalEngine(self.model)
-        self.reward = Reward(Normalised(self.pm), context.terms, report=context.report)
-        self.micro_tokens = hyper.micro_tokens
+        self.budget = Budget(hyper.micro_tokens, context.report, self.world)
+        terms = list(context.terms)
+        if self.world.size > 1:
+            terms = [(Asked(term, self.world), weight) for term, weight in terms]
+        self.reward = Reward(self.normalised(self.pm), terms, report=context.report)
         given = hyper.learning_rate
         self.peak = hyper.rate_by_width / spec.hidden if given is None else given
         self.beta = 0.0
@@ -94,7 +111,6 @@ class PolicyLearner:
         self.best_tensors: dict[str, Tensor] = {}
         self.smooth: float | None = None
         self.first: dict[str, float] = {}  # readings of the first update
-        self.bad_losses = 0
         self.stop = ""
 
     def optimise(self, factors: dict[str, float]) -> None:
@@ -109,6 +125,9 @@ class PolicyLearner:
             eps=1e-5,  # trap 22: the default makes early updates aggressive
             weight_decay=0.0,
         )
+        clips = [list(module.parameters()) for module in self.modules.values()]
+        limit = self.settings.grad_norm
+        self.descent = Descent(self.optimiser, self.budget, clips=clips, grad_norm=limit)
 
     def update(self, update: int) -> tuple[dict[str, float], Sequence[Response]]:
         """Move the policy once -> readings, and replies sampled before the move (may be empty)."""
@@ -119,7 +138,7 @@ class PolicyLearner:
         first = self.restore()
         glimpse = Glimpse(self.context, self.engine, self.reference, self.settings.max_new_tokens)
         for update in range(first, self.settings.updates):
-            if self.context.stopped():
+            if self.budget.settle(self.context.stopped()):
                 raise Cancelled("stopped; `hhchat train --resume` goes on from here")
             sampler = {k: v.clone() for k, v in state.module_tensors("", self.policy).items()}
             self.best_tensors = self.best_tensors or sampler  # kept if it stops before any gauge
@@ -127,6 +146,8 @@ class PolicyLearner:
             readings, responses = self.update(update)
             if responses:
                 self.stop = self.judge(update, readings, responses, sampler)
+            elif self.descent.spoilt:
+                self.stop = SPOILT
             readings["progress"] = (update + 1) / self.settings.updates
             for name, number in readings.items():
                 self.context.log(Metric(self.stage, update, name, number))
@@ -160,7 +181,52 @@ class PolicyLearner:
         seeds = [
             state.seed_for(self.context.seed, "rollout", update, i) for i in range(len(prompts))
         ]
-        return roll_out(self.engine, self.policy, prompts, seeds, self.settings.max_new_tokens)
+        return self.replies(prompts, seeds)
+
+    def replies(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Response]:
+        """What the policy says, each process sampling its share."""
+        longest = self.settings.max_new_tokens
+        return until_it_fits(
+            lambda: roll_out(self.engine, self.policy, prompts, seeds, longest, self.world),
+            fewer_rows(self.engine, self.context.report),
+        )
+
+    def look(
+        self, responses: Sequence[Response], value: tuple[Adapter, ScalarHead] | None = None
+    ) -> Scored:
+        """Policy, reference and value on these replies, in one pass without gradients."""
+        return self.budget.fitting(
+            lambda tokens: score_roles(
+                self.model,
+                responses,
+                self.policy,
+                self.reference,
+                value,
+                budget=tokens,
+                world=self.world,
+            )
+        )
+
+    def forward(self, responses: Sequence[Response], *roles: Role) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities [B, T] by the first role, mask [B, T], hidden [roles, B, T, H]."""
+        part, device = tensors(responses), self.model.device
+        hidden = self.model.trunk.hidden(part.rows.to(device), roles, dtype=self.model.fast)
+        logprobs = logprobs_of(self.model, hidden[0], part.tokens_BT.to(device))
+        return logprobs, part.mask_BT.to(device), hidden
+
+    def minibatches(
+        self, update: int, count: int, epochs: int, minibatches: int
+    ) -> Iterator[list[int]]:
+        """Rows of each minibatch of each epoch, in an order that the update's number fixes."""
+        size = math.ceil(count / minibatches)
+        for epoch in range(epochs):
+            generator = state.generator_for(self.context.seed, "minibatch", update, epoch)
+            order = torch.randperm(count, generator=generator).tolist()
+            for at in range(0, count, size):
+                yield order[at : at + size]
+
+    def normalised(self, pm: PreferenceModel) -> Normalised:
+        return Normalised(pm, self.budget.scores)
 
     def scores(self, responses: Sequence[Response]) -> tuple[Tensor, dict[str, float]]:
         """Reward [B] before KL, a penalty on replies that do not end, and the parts' means."""
@@ -170,29 +236,6 @@ class PolicyLearner:
         readings = {f"reward_{name}": sum(v) / len(v) for name, v in parts.items()}
         readings["score"] = float(scores.mean())
         return scores, readings
-
-    def step(self, finite: bool) -> None:
-        """Clip each module's gradients and step; one that is not finite is skipped and counted."""
-        norms = [
-            torch.nn.utils.clip_grad_norm_(list(m.parameters()), self.settings.grad_norm)
-            for m in self.modules.values()
-        ]
-        if finite and all(bool(torch.isfinite(n)) for n in norms):
-            self.optimiser.step()
-            self.bad_losses = 0
-        else:
-            self.bad_losses += 1
-            self.context.report("a loss was not finite: that minibatch was skipped")
-
-    def less_memory(self) -> None:
-        """Halve the micro-batches after an out-of-memory error."""
-        if self.micro_tokens < 64:
-            raise HhchatError("out of memory even one reply at a time")
-        self.micro_tokens //= 2
-        self.optimiser.zero_grad(set_to_none=True)
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.context.report(f"out of memory: micro-batches of {self.micro_tokens} tokens from here")
 
     # gauges and guards
 
@@ -210,7 +253,7 @@ class PolicyLearner:
         exchanges = [r.exchange for r in responses]
         found = []
         for name, half in self.gauges.items():
-            value = sum(Normalised(half).score(exchanges)) / len(exchanges)
+            value = sum(self.normalised(half).score(exchanges)) / len(exchanges)
             readings[f"gauge_{name}"] = value
             found.append(value)
         gauge = sum(found) / len(found) if found else readings["score"]
@@ -234,8 +277,8 @@ class PolicyLearner:
         if not self.first:
             self.first = {k: readings[k] for k in ("length", "unfinished", "distinct")}
         ratio = readings["length"] / max(self.first["length"], 1.0)
-        if self.bad_losses >= 2:
-            return "two losses in a row were not finite"
+        if self.descent.spoilt:
+            return SPOILT
         if not math.isfinite(readings["gauge"]):
             return "the gauge is not finite"
         if readings.get("kl", 0.0) > hyper.max_kl:
@@ -262,11 +305,12 @@ class PolicyLearner:
             "best": self.best,
             "smooth": self.smooth,
             "first": self.first,
-            "bad_losses": self.bad_losses,
-            "micro_tokens": self.micro_tokens,
+            "bad_losses": self.descent.bad,
+            "micro_tokens": self.budget.tokens,
+            "rows": self.engine.rows,
             "stop": self.stop,
         }
-        state.seal(self.context.state, tensors, numbers)
+        state.seal(self.context.state, tensors, numbers, self.world)
 
     def restore(self) -> int:
         """Go on from the sealed state, if there is one; the update to do next."""
@@ -284,8 +328,9 @@ class PolicyLearner:
         self.best = None if numbers["best"] is None else (numbers["best"][0], numbers["best"][1])
         self.smooth = numbers["smooth"]
         self.first = dict(numbers["first"])
-        self.bad_losses = int(numbers["bad_losses"])
-        self.micro_tokens = int(numbers["micro_tokens"])
+        self.descent.bad = int(numbers["bad_losses"])
+        self.budget.tokens = int(numbers["micro_tokens"])
+        self.engine.rows = int(numbers.get("rows", self.engine.rows))
         self.stop = str(numbers["stop"])
         return int(numbers["update"])
 
@@ -300,62 +345,19 @@ class PolicyLearner:
         order = torch.randperm(len(prompts), generator=state.generator_for(0, "closing")).tolist()
         some = [prompts[i] for i in order[: hyper.evaluate]]
         seeds = [state.seed_for(0, "closing", i) for i in range(len(some))]
-        after = roll_out(self.engine, self.policy, some, seeds, hyper.max_new_tokens)
-        scored = score_roles(self.model, after, self.policy, self.reference, None)
+        after = self.replies(some, seeds)
+        scored = self.look(after)
         kl = response_kl(scored.logprobs_BT, scored.reference_BT, scored.tokens.mask_BT)
         measured = [mean_of("kl", kl, "nats/response")]
-        save_adapter(self.policy, context.out, self.model.name)
+        self.world.agree(self.policy.parameters())
         info: dict[str, Any] = {
             "best_update": None if self.best is None else self.best[1],
             "stop": self.stop,
             "beta": self.beta,
         }
-        (context.out / f"{self.stage}.json").write_text(json.dumps(info, indent=1))
+        if self.world.main:
+            save_adapter(self.policy, context.out, self.model.name)
+            (context.out / f"{self.stage}.json").write_text(json.dumps(info, indent=1))
         # reply by reply for the run's page, whose histogram is of what the gate reads as `kl`
         replies = {"kl": kl.tolist(), "tokens": [len(r.tokens) for r in after]}
         return StageResult(tuple(measured), policy=context.out, info={**info, "replies": replies})
-
-
-def shape_readings(responses: Sequence[Response]) -> dict[str, float]:
-    """Length in tokens, share cut by the limit, share of distinct replies."""
-    n = len(responses)
-    return {
-        "length": sum(len(r.tokens) for r in responses) / n,
-        "unfinished": sum(not r.ended for r in responses) / n,
-        "distinct": len({r.text for r in responses}) / n,
-    }
-
-
-def kl_readings(scored: Scored) -> dict[str, float]:
-    """KL to the reference, per response (k1 and the never negative k3) and per token."""
-    mask = scored.tokens.mask_BT
-    kl = response_kl(scored.logprobs_BT, scored.reference_BT, mask)
-    return {
-        "kl": float(kl.mean()),
-        "kl_k3": float(response_k3(scored.logprobs_BT, scored.reference_BT, mask).mean()),
-        "kl_per_token": float(kl.sum() / mask.sum()),
-        "entropy": float(-(scored.logprobs_BT * mask).sum() / mask.sum()),
-    }
-
-
-@dataclass(frozen=True)
-class Normalised:
-    """A PM's scores with mean 0 and sd 1 on the reference's replies, frozen before RL (trap 19)."""
-
-    pm: PreferenceModel
-
-    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
-        mean, sd = self.pm.anchor
-        rows = [
-            judged(self.pm.model, e.messages, [reply_ids(self.pm.model, e.reply)])
-            for e in exchanges
-        ]
-        return [(line[0] - mean) / sd for line in self.pm.raw(rows)]
-
-
-def mean_of(name: str, values: Tensor, unit: str) -> Measurement:
-    """Mean with a 95% normal interval."""
-    n = len(values)
-    mean = float(values.mean())
-    half = 1.96 * float(values.std()) / math.sqrt(n) if n > 1 else math.inf
-    return Measurement(name, mean, mean - half, mean + half, n, unit)

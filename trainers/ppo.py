@@ -7,13 +7,11 @@ every policy trainer's (policy.py). Policy, reference and value are LoRA roles o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from hhchat_trainers import state
+from hhchat_trainers.descent import total_of
 from hhchat_trainers.maths import (
     adapt_beta,
     explained_variance,
@@ -24,13 +22,14 @@ from hhchat_trainers.maths import (
     response_kl,
     value_loss,
 )
-from hhchat_trainers.policy import PolicyLearner, PolicySettings, kl_readings
-from hhchat_trainers.rollout import Response, Scored, logprobs_of, score_roles, tensors
+from hhchat_trainers.policy import PolicyLearner, PolicySettings
+from hhchat_trainers.readings import kl_readings
+from hhchat_trainers.rollout import Response, Scored
 from torch import Tensor
 
 from hhchat.hookspecs import hookimpl
 from hhchat.model import Adapter
-from hhchat.model.preference import ScalarHead, by_length
+from hhchat.model.preference import ScalarHead
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
 
@@ -85,14 +84,7 @@ class Learner(PolicyLearner):
         responses = self.sample(update, prompts)
         # 3. log-probabilities, reference and values in one pass of the training forward, so that
         #    the first ratio is 1 (trap 12); scores of the finished copy of each reply (trap 7)
-        scored = score_roles(
-            self.model,
-            responses,
-            self.policy,
-            self.reference,
-            (self.value, self.head),
-            budget=self.micro_tokens,
-        )
+        scored = self.look(responses, (self.value, self.head))
         assert scored.values_BT is not None
         scores, readings = self.scores(responses)
         # 4. the score on the last token, -beta log-ratio on each
@@ -124,21 +116,12 @@ class Learner(PolicyLearner):
         hyper = self.hyper
         sums = {"policy_loss": 0.0, "value_loss": 0.0, "clipped": 0.0, "tokens": 0.0}
         first_ratio: float | None = None
-        size = math.ceil(len(responses) / hyper.minibatches)
-        for epoch in range(hyper.epochs):
-            generator = state.generator_for(self.context.seed, "minibatch", update, epoch)
-            order = torch.randperm(len(responses), generator=generator).tolist()
-            for at in range(0, len(order), size):
-                chosen = order[at : at + size]
-                while True:
-                    try:
-                        step = self.minibatch(responses, scored, advantages, returns, chosen)
-                        break
-                    except torch.OutOfMemoryError:
-                        self.less_memory()
-                first_ratio = step["ratio_error"] if first_ratio is None else first_ratio
-                for name in sums:
-                    sums[name] += step[name]
+        batches = self.minibatches(update, len(responses), hyper.epochs, hyper.minibatches)
+        for chosen in batches:
+            step = self.minibatch(responses, scored, advantages, returns, chosen)
+            first_ratio = step["ratio_error"] if first_ratio is None else first_ratio
+            for name in sums:
+                sums[name] += step[name]
         tokens = max(sums.pop("tokens"), 1.0)
         means = {name: value / tokens for name, value in sums.items()}
         return {**means, "ratio_error": first_ratio or 0.0}
@@ -151,39 +134,33 @@ class Learner(PolicyLearner):
         returns: Tensor,
         chosen: Sequence[int],
     ) -> dict[str, float]:
-        """One optimiser step over the chosen responses, in micro-batches of like lengths.
+        """One optimiser step over the chosen responses: losses are means over their tokens."""
+        hyper = self.hyper
+        total = float(scored.tokens.mask_BT[list(chosen)].sum())
 
-        Losses are sums over tokens divided by the minibatch's tokens, so micro-batches of any
-        size add up to the same gradient."""
-        hyper, device = self.hyper, self.model.device
-        out = {"policy_loss": 0.0, "value_loss": 0.0, "clipped": 0.0, "ratio_error": 0.0}
-        out["tokens"] = total = float(scored.tokens.mask_BT[list(chosen)].sum())
-        self.optimiser.zero_grad(set_to_none=True)
-        assert scored.values_BT is not None
-        sizes = [len(responses[i].prompt) + len(responses[i].tokens) for i in chosen]
-        for group in by_length(sizes, self.micro_tokens):
-            rows = [chosen[i] for i in group]
-            part = tensors([responses[i] for i in rows])
-            width = part.tokens_BT.shape[1]
+        def loss(some: list[int]) -> tuple[Tensor, dict[str, float]]:
+            assert scored.values_BT is not None
+            rows = [chosen[i] for i in some]
+            logprobs, mask, hidden = self.forward(
+                [responses[i] for i in rows], self.policy, self.value
+            )
             old, old_values, wanted, advantage = (
-                x[rows, :width].to(device)
+                x[rows, : mask.shape[1]].to(mask.device)
                 for x in (scored.logprobs_BT, scored.values_BT, returns, advantages)
             )
-            mask = part.mask_BT.to(device)
-            roles = (self.policy, self.value)
-            hidden = self.model.trunk.hidden(part.rows.to(device), roles, dtype=self.model.fast)
-            logprobs = logprobs_of(self.model, hidden[0], part.tokens_BT.to(device))
-            values = self.head(hidden[1])
             loss_p, clipped = policy_loss(logprobs, old, advantage, mask, hyper.clip)
-            loss_v = value_loss(values, old_values, wanted, mask, hyper.value_clip)
-            torch.autograd.backward((loss_p + hyper.value_weight * loss_v) / total)
-            out["policy_loss"] += float(loss_p.detach())
-            out["value_loss"] += float(loss_v.detach())
-            out["clipped"] += float(clipped)
+            loss_v = value_loss(self.head(hidden[1]), old_values, wanted, mask, hyper.value_clip)
             error = ((logprobs.detach() - old) * mask).abs().max()
-            out["ratio_error"] = max(out["ratio_error"], float(error))
-        self.step(math.isfinite(out["policy_loss"] + out["value_loss"]))
-        return out
+            return loss_p + hyper.value_weight * loss_v, {
+                "policy_loss": float(loss_p.detach()),
+                "value_loss": float(loss_v.detach()),
+                "clipped": float(clipped),
+                "ratio_error": float(error),
+            }
+
+        found = self.descent.step([responses[i].length for i in chosen], total, loss)
+        sums = {name: total_of(found, name) for name in ("policy_loss", "value_loss", "clipped")}
+        return {**sums, "tokens": total, "ratio_error": max(r["ratio_error"] for r in found)}
 
 
 @hookimpl

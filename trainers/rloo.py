@@ -6,20 +6,18 @@ leave-one-out, and the step is PPO's clipped one on each token. Same plumbing as
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from hhchat_trainers import state
+from hhchat_trainers.descent import total_of
 from hhchat_trainers.maths import adapt_beta, leave_one_out, policy_loss, response_kl
-from hhchat_trainers.policy import PolicyLearner, PolicySettings, kl_readings
-from hhchat_trainers.rollout import Response, Scored, logprobs_of, score_roles, tensors
+from hhchat_trainers.policy import PolicyLearner, PolicySettings
+from hhchat_trainers.readings import kl_readings
+from hhchat_trainers.rollout import Response, Scored
 from torch import Tensor
 
 from hhchat.hookspecs import hookimpl
-from hhchat.model.preference import by_length
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
 
@@ -58,9 +56,7 @@ class Learner(PolicyLearner):
         distinct = self.prompts(update, max(1, hyper.batch // hyper.samples))
         responses = self.sample(update, [p for p in distinct for _ in range(hyper.samples)])
         # 3. log-probabilities and scores
-        scored = score_roles(
-            self.model, responses, self.policy, self.reference, None, budget=self.micro_tokens
-        )
+        scored = self.look(responses)
         scores, readings = self.scores(responses)
         # 4. the reward of a whole reply; 5. its advantage over the others of its prompt
         mask = scored.tokens.mask_BT
@@ -79,20 +75,11 @@ class Learner(PolicyLearner):
         self, update: int, responses: Sequence[Response], scored: Scored, advantage_B: Tensor
     ) -> dict[str, float]:
         hyper = self.hyper
-        size = math.ceil(len(responses) / hyper.minibatches)
         losses, clipped, tokens = 0.0, 0.0, 0.0
-        for epoch in range(hyper.epochs):
-            generator = state.generator_for(self.context.seed, "minibatch", update, epoch)
-            order = torch.randperm(len(responses), generator=generator).tolist()
-            for at in range(0, len(order), size):
-                chosen = order[at : at + size]
-                while True:
-                    try:
-                        step = self.minibatch(responses, scored, advantage_B, chosen)
-                        break
-                    except torch.OutOfMemoryError:
-                        self.less_memory()
-                losses, clipped, tokens = losses + step[0], clipped + step[1], tokens + step[2]
+        batches = self.minibatches(update, len(responses), hyper.epochs, hyper.minibatches)
+        for chosen in batches:
+            step = self.minibatch(responses, scored, advantage_B, chosen)
+            losses, clipped, tokens = losses + step[0], clipped + step[1], tokens + step[2]
         return {"policy_loss": losses / tokens, "clipped": clipped / tokens}
 
     def minibatch(
@@ -103,28 +90,18 @@ class Learner(PolicyLearner):
         chosen: Sequence[int],
     ) -> tuple[float, float, float]:
         """One step -> (sum of losses, clipped tokens, tokens)."""
-        device = self.model.device
         total = float(scored.tokens.mask_BT[list(chosen)].sum())
-        losses, clipped_total = 0.0, 0.0
-        self.optimiser.zero_grad(set_to_none=True)
-        sizes = [len(responses[i].prompt) + len(responses[i].tokens) for i in chosen]
-        for group in by_length(sizes, self.micro_tokens):
-            rows = [chosen[i] for i in group]
-            part = tensors([responses[i] for i in rows])
-            width = part.tokens_BT.shape[1]
-            mask = part.mask_BT.to(device)
-            hidden = self.model.trunk.hidden(
-                part.rows.to(device), (self.policy,), dtype=self.model.fast
-            )
-            logprobs = logprobs_of(self.model, hidden[0], part.tokens_BT.to(device))
-            old = scored.logprobs_BT[rows, :width].to(device)
-            advantage = advantage_B[rows].to(device).unsqueeze(-1).expand_as(old)
-            loss, clipped = policy_loss(logprobs, old, advantage, mask, self.hyper.clip)
-            torch.autograd.backward(loss / total)
-            losses += float(loss.detach())
-            clipped_total += float(clipped)
-        self.step(math.isfinite(losses))
-        return losses, clipped_total, total
+
+        def loss(some: list[int]) -> tuple[Tensor, dict[str, float]]:
+            rows = [chosen[i] for i in some]
+            logprobs, mask, _ = self.forward([responses[i] for i in rows], self.policy)
+            old = scored.logprobs_BT[rows, : mask.shape[1]].to(mask.device)
+            advantage = advantage_B[rows].to(mask.device).unsqueeze(-1).expand_as(old)
+            summed, clipped = policy_loss(logprobs, old, advantage, mask, self.hyper.clip)
+            return summed, {"clipped": float(clipped)}
+
+        found = self.descent.step([responses[i].length for i in chosen], total, loss)
+        return total_of(found, "loss"), total_of(found, "clipped"), total
 
 
 @hookimpl

@@ -30,6 +30,11 @@ class Response:
     text: str
 
     @property
+    def length(self) -> int:
+        """Tokens that a forward runs for it."""
+        return len(self.prompt) + len(self.tokens)
+
+    @property
     def exchange(self) -> Exchange:
         return Exchange(self.messages, self.text)
 
@@ -130,7 +135,7 @@ def score_roles(
     values = torch.zeros(shape)
     roles: list[Role] = [policy, reference] + ([] if value is None else [value[0]])
     with torch.no_grad():
-        sizes = [len(r.prompt) + len(r.tokens) for r in responses]
+        sizes = [r.length for r in responses]
         mine = world.share(sizes)
         for like in by_length([sizes[i] for i in mine], budget):
             group = [mine[i] for i in like]

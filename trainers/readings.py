@@ -1,0 +1,77 @@
+"""What is read off replies: how the reward judges them, their shape, and their distance in KL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hhchat_trainers.maths import response_k3, response_kl
+from hhchat_trainers.rollout import Response, Scored
+from torch import Tensor
+
+from hhchat.model import PreferenceModel
+from hhchat.model.preference import Judged, judged, reply_ids
+from hhchat.parallel import World
+from hhchat.protocols import Objective
+from hhchat.types import Exchange, Measurement
+
+
+def shape_readings(responses: Sequence[Response]) -> dict[str, float]:
+    """Length in tokens, share cut by the limit, share of distinct replies."""
+    n = len(responses)
+    return {
+        "length": sum(len(r.tokens) for r in responses) / n,
+        "unfinished": sum(not r.ended for r in responses) / n,
+        "distinct": len({r.text for r in responses}) / n,
+    }
+
+
+def kl_readings(scored: Scored) -> dict[str, float]:
+    """KL to the reference, per response (k1 and the never negative k3) and per token."""
+    mask = scored.tokens.mask_BT
+    kl = response_kl(scored.logprobs_BT, scored.reference_BT, mask)
+    return {
+        "kl": float(kl.mean()),
+        "kl_k3": float(response_k3(scored.logprobs_BT, scored.reference_BT, mask).mean()),
+        "kl_per_token": float(kl.sum() / mask.sum()),
+        "entropy": float(-(scored.logprobs_BT * mask).sum() / mask.sum()),
+    }
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A PM's scores with mean 0 and sd 1 on the reference's replies, frozen before RL (trap 19)."""
+
+    pm: PreferenceModel
+    raw: Callable[[PreferenceModel, Sequence[Judged]], list[list[float]]] = PreferenceModel.raw
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
+        mean, sd = self.pm.anchor
+        rows = [
+            judged(self.pm.model, e.messages, [reply_ids(self.pm.model, e.reply)])
+            for e in exchanges
+        ]
+        return [(line[0] - mean) / sd for line in self.raw(self.pm, rows)]
+
+
+@dataclass
+class Asked:
+    """A plugin's reward term, which only the main process asks: it may not answer twice alike."""
+
+    term: Objective
+    world: World
+
+    def __post_init__(self) -> None:
+        self.name, self.question = self.term.name, self.term.question
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
+        return self.world.from_main(lambda: self.term.score(exchanges))
+
+
+def mean_of(name: str, values: Tensor, unit: str) -> Measurement:
+    """Mean with a 95% normal interval."""
+    n = len(values)
+    mean = float(values.mean())
+    half = 1.96 * float(values.std()) / math.sqrt(n) if n > 1 else math.inf
+    return Measurement(name, mean, mean - half, mean + half, n, unit)
