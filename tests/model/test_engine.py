@@ -65,6 +65,34 @@ def finals(engine: LocalEngine, draws: list[Draw]) -> list:
     return [made[i] for i in range(len(draws))]
 
 
+def test_two_conversations_that_take_turns_on_one_engine_get_the_replies_they_would_have_alone(
+    ending,
+):
+    pairs = [
+        [replace(draw(i), seed=s, sampling=Sampling(1.0, 1.0, 24)) for s in (1, 2)] for i in (3, 5)
+    ]
+    alone = [finals(LocalEngine(ending), pair) for pair in pairs]
+    engine = LocalEngine(ending)
+    for pair in pairs:  # each turn starts from the cache that some turn before it has left
+        assert finals(engine, pair)
+    open_ones = [engine.sample(pair) for pair in pairs]
+    made: list[dict] = [{}, {}]
+    order = []
+    while any(open_ones):
+        for i, one in enumerate(open_ones):
+            if one is None:
+                continue
+            delta = next(one, None)
+            if delta is None:
+                open_ones[i] = None
+                continue
+            order.append(i)
+            if delta.generation is not None:
+                made[i][delta.row] = delta.generation
+    assert order[:6] == [0, 1, 0, 1, 0, 1]
+    assert [[m[0], m[1]] for m in made] == alone
+
+
 def test_the_same_seed_gives_the_same_reply_alone_in_a_pair_and_in_a_crowd(ending):
     draws = crowd()
     together = LocalEngine(ending).generate(draws)

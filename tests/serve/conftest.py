@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from aiohttp import ClientSession, CookieJar
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tui"))
 
+from hostile import HOSTILE
 from serving import Served, Visitor
 
 
@@ -51,3 +55,29 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def hostile() -> Iterator[int]:
+    """The port of a model server whose replies try to do something to the terminal."""
+    texts = iter([f"{text} {i}" for i, text in enumerate(HOSTILE[:6])])
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            text = next(texts, "done").encode("utf-8", "replace").decode()
+            answer = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+            raw = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()

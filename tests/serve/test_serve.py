@@ -6,12 +6,11 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import HOSTILE
 from serving import Served, Tab, until
 
 from hhchat.cli.serve import listen, names
@@ -274,33 +273,3 @@ def test_a_damaged_database_is_refused_before_anything_is_served(
     assert ran.code == 1
     assert ran.out == ""
     assert ran.err.startswith("hhchat: error: ")
-
-
-@pytest.fixture
-def hostile() -> Iterator[int]:
-    """The port of a model server whose replies try to do something to the terminal."""
-    import json
-    import threading
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-    texts = iter([f"{text} {i}" for i, text in enumerate(HOSTILE[:6])])
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            text = next(texts, "done").encode("utf-8", "replace").decode()
-            answer = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
-            raw = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
