@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from hhchat import evaluate, paths
 from hhchat.backend import Backend, LocalBackend
 from hhchat.dataset import Dataset, gather, recall
+from hhchat.events import Event
 from hhchat.gate import decide
 from hhchat.plugins import one_line
 from hhchat.preflight import (
@@ -47,7 +48,6 @@ from hhchat.types import (
     ModelError,
     Report,
     Run,
-    SampleReport,
     Snapshot,
     Verdict,
 )
@@ -62,20 +62,6 @@ __all__ = ["EXIT_CODES", "Event", "Plan", "StagePlan", "plan", "train"]
 
 GATE = "gate"  # the stage name under which the evaluation's numbers are logged
 EXIT_CODES = {"promoted": 0, "refused": 3, "failed": 1, "interrupted": 130, "running": 1}
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a run tells whoever watches it."""
-
-    kind: Literal["run", "stage", "metric", "line", "samples", "evaluate", "verdict", "end"]
-    stage: str = ""
-    text: str = ""
-    metric: Metric | None = None
-    done: int = 0
-    total: int = 0
-    run: Run | None = None
-    samples: tuple[SampleReport, ...] = ()  # replies of update `done`, beside those of the start
 
 
 def train(

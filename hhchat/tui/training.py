@@ -1,10 +1,12 @@
-"""A training run beside the chat: `hhchat train` as a process of its own, and its words.
+"""A training run beside the chat: `hhchat train` as a process of its own, and what it tells.
 
-Its words go to a file, not a pipe: when the app is killed, the run goes on and can be looked up.
+It tells into a file, not a pipe: when the app is killed, the run goes on and can be looked up.
+What it tells is an event a line, as `--json` prints them; whatever else it says is kept as words.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +24,9 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
+from hhchat.events import Event, from_record
+from hhchat.liveview import view
+from hhchat.progress import Watch
 from hhchat.text import printable
 from hhchat.types import HhchatError
 
@@ -37,7 +42,18 @@ def command(config: Config) -> list[str]:
     """The command line that trains the model this chat is with."""
     model = config.model
     words = ["--model", model.path, "--quantization", model.quantization, "--device", model.device]
-    return [sys.executable, "-m", "hhchat", "train", *words]
+    return [sys.executable, "-m", "hhchat", "train", "--json", *words]
+
+
+class Listener(Watch):
+    """The watch of a run whose words go to the app's own list."""
+
+    def __init__(self, words: deque[str]) -> None:
+        super().__init__()
+        self.words = words
+
+    def _say(self, text: str) -> None:
+        self.words.append(printable(text))
 
 
 class Training:
@@ -49,6 +65,7 @@ class Training:
         self.began = time.monotonic()
         self.ended: float | None = None
         self.lines: deque[str] = deque(maxlen=LINES)
+        self.watch = Listener(self.lines)
         self.stopping = False
         self._part = b""
         log = folder / LOG
@@ -80,10 +97,20 @@ class Training:
             self._log.close()
         *whole, self._part = (self._part + new).split(b"\n")
         for line in whole:
-            text = printable(line.decode("utf-8", "replace").rstrip())
-            if text:
-                self.lines.append(text)
+            self._take(line.decode("utf-8", "replace").rstrip())
         return bool(new)
+
+    def _take(self, line: str) -> None:
+        """One line of the file: an event, or words."""
+        event = _event(line)
+        if event is None:
+            if line:
+                self.lines.append(printable(line))
+            return
+        self.watch(event)
+        if event.kind == "end" and event.run is not None:
+            reason = f": {event.run.reason}" if event.run.reason else ""
+            self.lines.append(printable(f"run {event.run.id} {event.run.state}{reason}"))
 
     @property
     def code(self) -> int | None:
@@ -114,8 +141,18 @@ class Training:
         return f"{ends.get(self.code or 0, 'failed')} · took {clock}"
 
 
+def _event(line: str) -> Event | None:
+    if not line.startswith("{"):
+        return None
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return from_record(told) if isinstance(told, dict) else None
+
+
 class TrainScreen(Screen[None]):
-    """What the run says, as it says it. Leaving this screen does not stop the run."""
+    """The run as it stands, and its words. Leaving this screen does not stop the run."""
 
     BINDINGS = [
         Binding("escape,ctrl+t,q", "close", "back", show=False),
@@ -130,11 +167,13 @@ class TrainScreen(Screen[None]):
         super().__init__()
         self._training = training
         self.words = Static("", id="train-words", markup=False)
+        self.picture = Static("", id="train-view", markup=False)
         self.state = Static("", id="dashboard-title", markup=False)
         self.keys = Static("", classes="dialog-keys", id="dashboard-keys")
 
     def compose(self) -> ComposeResult:
         yield self.state
+        yield self.picture
         with VerticalScroll(id="train-log"):
             yield self.words
         yield self.keys
@@ -148,6 +187,10 @@ class TrainScreen(Screen[None]):
         """The app looks after the run; this only shows it."""
         training = self._training
         self.state.update(Content(f"Training · {training.state()}"))
+        width = max(20, self.size.width - 7)
+        self.picture.display = training.watch.run is not None
+        if self.picture.display:
+            self.picture.update(view(training.watch, width, self.size.height - 8))
         self.words.update(Content("\n".join(training.lines) or "starting …"))
         how = "stop at once" if training.stopping else "stop it"
         stop = f"[@click=screen.stop][bold]c[/] {how}[/]  " if training.running else ""

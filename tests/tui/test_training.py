@@ -37,6 +37,27 @@ time.sleep(60)
 """
 
 
+EVENTS = """
+import sys
+from hhchat.cli.train import _emit
+from hhchat.events import Event
+from hhchat.types import Metric, Run, SampleReport
+run = Run("01RUN", "running", ("pm", "ppo"), 0, "base", "2026-01-01")
+_emit(Event("run", run=run, total=2))
+_emit(Event("stage", "pm", done=0, total=2))
+_emit(Event("metric", "pm", metric=Metric("pm", 9, "pm_accuracy", 0.81)))
+_emit(Event("stage", "ppo", done=1, total=2))
+for step in range(12):
+    for name, value in (("kl", step / 4), ("score", step / 9), ("progress", (step + 1) / 24)):
+        _emit(Event("metric", "ppo", metric=Metric("ppo", step, name, value)))
+hostile = "was \\x1b[31m[bold]this[/] \\u202e"
+_emit(Event("samples", "ppo", done=11, samples=(SampleReport("Ask [red]?", hostile, "is that"),)))
+_emit(Event("line", "ppo", text="a word of it"))
+print('{"event": "metric", "stage": "ppo"')
+print('{"event": "nonsense"}')
+"""
+
+
 async def start(d: Any) -> None:
     await d.press("ctrl+t")
     assert "Train the assistant now?" in d.screen_text()
@@ -60,6 +81,33 @@ async def test_the_runs_words_are_shown_as_text(desk: Desk, home: Path) -> None:
         assert d.app.screen is d.chat
         await d.until(lambda: "The training has ended" in d.notice())
         assert home.with_name(LOG).stat().st_mode & 0o077 == 0
+
+
+async def test_the_run_is_watched_as_it_goes(desk: Desk) -> None:
+    words = (sys.executable, "-c", EVENTS)
+    async with desk(train_command=words, size=(110, 44)) as d:
+        await start(d)
+        await ended(d)
+        await d.until(lambda: "a word of it" in d.screen_text())
+        text = d.screen_text()
+        for shown in ("✓ pm", "● ppo", "12/24", "81% held out", "√KL", "★", "slope +"):
+            assert shown in text, shown
+        assert "now, after update 12" in text
+        assert "❯ Ask [red]?" in text
+        assert "was \\x1b[31m[bold]this[/] \\u202e" in text
+        assert "is that" in text
+        assert "\x1b" not in text
+        assert '{"event": "nonsense"}' in text  # what is no event is words
+
+
+async def test_a_small_terminal_still_shows_the_run_and_its_words(desk: Desk) -> None:
+    words = (sys.executable, "-c", EVENTS)
+    async with desk(train_command=words, size=(60, 20)) as d:
+        await start(d)
+        await ended(d)
+        await d.until(lambda: "a word of it" in d.screen_text())
+        assert "● ppo" in d.screen_text()
+        assert "esc" in d.screen_text()
 
 
 async def test_the_chat_goes_on_with_the_old_assistant_and_is_offered_the_new_one(
@@ -133,7 +181,7 @@ async def test_what_cannot_be_started_is_said(desk: Desk) -> None:
 
 def test_the_command_is_the_models_own() -> None:
     words = command(Config(model=ModelConfig(path="some/model", device="cpu")))
-    assert words[1:4] == ["-m", "hhchat", "train"]
+    assert words[1:5] == ["-m", "hhchat", "train", "--json"]
     assert "some/model" in words
 
 
