@@ -35,7 +35,7 @@ from hhchat.preflight import (
     trainers_of,
     versions,
 )
-from hhchat.protocols import Objective, Trainer, TrainingContext
+from hhchat.protocols import Objective, StageResult, Trainer, TrainingContext
 from hhchat.runfolder import Journal, Results, RunFolder
 from hhchat.sealing import only_one, read_json, seal, write_json
 from hhchat.snapshots import BASE, MANIFEST, Resolver, part
@@ -62,6 +62,12 @@ __all__ = ["EXIT_CODES", "Event", "Plan", "StagePlan", "plan", "train"]
 
 GATE = "gate"  # the stage name under which the evaluation's numbers are logged
 EXIT_CODES = {"promoted": 0, "refused": 3, "failed": 1, "interrupted": 130, "running": 1}
+Work = Callable[[Trainer, TrainingContext], StageResult]
+
+
+def alone(trainer: Trainer, context: TrainingContext) -> StageResult:
+    """Run a stage in this process."""
+    return trainer.train(context)
 
 
 def train(
@@ -75,9 +81,11 @@ def train(
     warm_start: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
     backend: Backend | None = None,
+    work: Work = alone,
 ) -> Run:
     """Train, judge, and promote or refuse. Returns the run's row as it ended.
 
+    `work` runs a stage: where several processes share it, theirs (`hhchat.crew`).
     `resume` continues the latest unfinished run, or the one of that id, with the data, stages,
     settings and seed it started with.
 
@@ -101,6 +109,7 @@ def train(
                 )
         except KeyboardInterrupt:
             raise Cancelled("stopped before the run began; nothing has changed") from None
+        story.work = work
         return story.tell()
 
 
@@ -119,6 +128,7 @@ class _Story:
     data: Dataset
     folder: RunFolder
     model: Model
+    work: Work = alone
 
     @classmethod
     def new(
@@ -257,7 +267,7 @@ class _Story:
                 self.on_event(Event("stage", trainer.name, done=index, total=len(self.trainers)))
                 context = self._context(trainer.name, results)
                 with self.stop.cooperative():
-                    result = trainer.train(context)
+                    result = self.work(trainer, context)
                 self.journal.flush()
                 told = self.folder.finish(trainer.name, result)
             results.add(trainer.name, self.folder.build / trainer.name, told)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hhchat import parallel
 from hhchat.cli._common import (
     emit,
     json_option,
@@ -23,6 +24,7 @@ from hhchat.settings import Text
 from hhchat.types import BadInput
 
 if TYPE_CHECKING:
+    from hhchat.crew import Crew
     from hhchat.events import Event
     from hhchat.preflight import Plan
 
@@ -39,7 +41,30 @@ if TYPE_CHECKING:
 )
 @model_options
 @json_option
-def command(
+def command(**options: Any) -> int:
+    """Learn from the picks: a preference model, then PPO, then the gate.
+
+    Exits with 0 when the result is promoted, 3 when the gate refuses it, 130 when it is
+    interrupted (`--resume` continues) and 1 when it fails; in all but the first case the
+    assistant stays the one it was. Several processes share the work when they are started by
+    `accelerate launch --multi_gpu --num_processes N -m hhchat train`.
+    """
+    if line := parallel.launched_in_vain():
+        say(line, err=True)
+    with parallel.joined() as world:
+        if world.size == 1:
+            return _train(None, **options)
+        quiet_libraries()
+        from hhchat.crew import follow, led
+
+        if not world.main:
+            return follow(world, load_plugins())
+        with led(world) as crew:
+            return _train(crew, **options)
+
+
+def _train(
+    crew: Crew | None,
     stages: str | None,
     seed: int | None,
     dry_run: bool,
@@ -48,12 +73,6 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Learn from the picks: a preference model, then PPO, then the gate.
-
-    Exits with 0 when the result is promoted, 3 when the gate refuses it, 130 when it is
-    interrupted (`--resume` continues) and 1 when it fails; in all but the first case the
-    assistant stays the one it was.
-    """
     if resume:
         given = {"--stages": stages is not None, "--seed": seed is not None,
                  "--warm-start": warm_start, "--dry-run": dry_run}  # fmt: skip
@@ -76,7 +95,7 @@ def command(
             else:
                 _tell_plan(told)
             return 0
-        from hhchat.pipeline import EXIT_CODES, train
+        from hhchat.pipeline import EXIT_CODES, alone, train
         from hhchat.progress import Progress
 
         with Progress() as progress:
@@ -89,6 +108,8 @@ def command(
                 resume=resume,
                 warm_start=warm_start,
                 on_event=_emit if as_json else progress,
+                backend=crew,
+                work=crew.work if crew else alone,
             )
     if not as_json:
         say(f"run {run.id} {run.state}: {run.reason or ''}".rstrip(": "))
