@@ -330,7 +330,8 @@ class Comparisons(Conversations):
         """Counts for people and for `prefs stats --json`; shares are None when nothing counts.
 
         `picks`: a side was chosen. `left_rate`: share of picks made here that went to the left.
-        `longer_rate`: share of usable pairs whose preferred reply is the longer one.
+        `longer_rate`: share of usable pairs whose preferred reply is the longer one. `left_of` and
+        `longer_of` are how many each comes from.
         """
         with self.reading() as conn:
             return _stats(conn)
@@ -367,7 +368,9 @@ def _stats(conn: sqlite3.Connection) -> dict[str, Any]:
         "by_purpose": groups("purpose"),
         "by_split": groups("split"),
         "left_rate": total("n", f"{here} = 'left'") / shown if shown else None,
+        "left_of": shown,
         "longer_rate": total("n * longer", "usable_tally") / unequal if unequal else None,
+        "longer_of": unequal,
         "conversations": counted["conversation"],
         "turns": counted["turn"],
         "generations": counted["generation"],

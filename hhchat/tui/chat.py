@@ -192,7 +192,8 @@ class ChatScreen(Learning):
             if index is not None:
                 await self.action_new(modes[index])
 
-        options = [f"{mode}: {questions[mode]}" for mode in modes]
+        usual = {"redteam-best": " (the usual one for red-teaming)"}
+        options = [f"{mode}: {questions[mode]}{usual.get(mode, '')}" for mode in modes]
         self.app.push_screen(Choose("A new conversation in which mode?", options), chosen)
 
     def action_settings(self) -> None:
@@ -240,4 +241,8 @@ class ChatScreen(Learning):
         return False
 
     def action_help(self) -> None:
-        self.app.push_screen(Help())
+        async def clicked(action: str | None) -> None:
+            if action is not None:
+                await self.run_action(action)
+
+        self.app.push_screen(Help(), clicked)

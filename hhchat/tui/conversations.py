@@ -47,7 +47,8 @@ class Conversations(ModalScreen[str | None]):
             yield Input(placeholder="search in all that was said")
             yield OptionList()
             keys = Content.from_markup(
-                "[bold]enter[/] open  [@click=screen.rename][bold]ctrl+t[/] rename[/]  "
+                "[@click=screen.open][bold]enter[/] open[/]  "
+                "[@click=screen.rename][bold]ctrl+t[/] rename[/]  "
                 "[@click=screen.export][bold]ctrl+x[/] export[/]  "
                 "[@click=screen.delete][bold]ctrl+d[/] delete[/]  "
                 "[@click=screen.cancel][bold]esc[/] leave[/]"
@@ -76,10 +77,10 @@ class Conversations(ModalScreen[str | None]):
         self.find(event.value)
 
     def on_input_submitted(self) -> None:
-        self.open()
+        self.action_open()
 
     def on_option_list_option_selected(self) -> None:
-        self.open()
+        self.action_open()
 
     def on_key(self, event: events.Key) -> None:
         """Up and down move in the list while the search box has the focus."""
@@ -96,7 +97,7 @@ class Conversations(ModalScreen[str | None]):
         index = self.query_one(OptionList).highlighted
         return self._found[index] if index is not None and index < len(self._found) else None
 
-    def open(self) -> None:
+    def action_open(self) -> None:
         if self.current is not None:
             self.dismiss(self.current.id)
 

@@ -15,7 +15,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from hhchat.standing import Standing, Version, gather
-from hhchat.stats import win_rate_of_elo
+from hhchat.stats import share, win_rate_of_elo
 from hhchat.text import one_line, printable
 from hhchat.tui import pump
 from hhchat.tui.plots import Row, bar, intervals
@@ -130,7 +130,7 @@ def picks(standing: Standing, width: int) -> list[str]:
     """How many, of which kinds, and how many more are needed."""
     stats = standing.stats
     total = stats["comparisons"]
-    lines = [f"{total:,} comparisons, {stats['usable']:,} of them can teach"]
+    lines = [f"{counted(total, 'comparison')}, {stats['usable']:,} of them can teach"]
     if total > stats["usable"]:
         lines[0] += f" ({EXPLAIN})" if width > 120 else ""
     kinds = {
@@ -149,18 +149,14 @@ def picks(standing: Standing, width: int) -> list[str]:
     for mode, n in sorted(modes.items(), key=lambda item: -item[1]):
         filled = bar(n / most, room).rstrip("░")
         lines.append(f"{one_line(mode, 20):<{longest}}  {filled} {n:,}")
-    if stats["left_rate"] is not None:
-        lines.append(
-            f"left picked {stats['left_rate']:.0%} of the time"
-            + (
-                f", the longer reply preferred {stats['longer_rate']:.0%}"
-                if stats["longer_rate"] is not None
-                else ""
-            )
-        )
+    for words, habit in (("left picked", "left"), ("the longer reply preferred", "longer")):
+        if rate := stats[f"{habit}_rate"]:
+            n = stats[f"{habit}_of"]
+            told = share(habit, round(rate * n), n)
+            lines.append(f"{words} {told.value:.0%}{_between(told, '{:.0%}')} of the time")
     lines.append("")
-    share = standing.usable / standing.needed if standing.needed else 1.0
-    filled = bar(share, max(12, min(48, width - 22)))
+    done = standing.usable / standing.needed if standing.needed else 1.0
+    filled = bar(done, max(12, min(48, width - 22)))
     lines.append(f"{filled} {standing.usable:,}/{standing.needed:,} to learn from")
     lines.append(
         f"{standing.missing:,} more for the next worthwhile training"
@@ -221,9 +217,9 @@ def _group(group: Group, current: str, width: int) -> Iterator[str]:
     for r in group.ratings:
         name = _short(r.player) + (" *" if r.player == current else "")
         if r.player == group.anchor:
-            rows.append(Row(name, 0.0, words=f"   0 fixed, {r.games} games"))
+            rows.append(Row(name, 0.0, words=f"   0 fixed, {counted(r.games, 'game')}"))
             continue
-        words = f"{r.elo:+4.0f} beats it {win_rate_of_elo(r.elo):.0%}, {r.games} games"
+        words = f"{r.elo:+4.0f} beats it {win_rate_of_elo(r.elo):.0%}, {counted(r.games, 'game')}"
         rows.append(Row(name, r.elo, r.low, r.high, words))
     yield from intervals(rows, width, 0.0)
     played = {r.player for r in group.ratings}
@@ -262,6 +258,10 @@ def panel_lines(panel: Panel, store: Store) -> list[str]:
         return [f"this panel failed: {pump.reason(error)}"]
     flat = [part for line in lines for part in line.split("\n")]
     return flat[:PANEL_LINES] or ["nothing yet"]
+
+
+def counted(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def _share(label: str, m: Measurement) -> Row:

@@ -20,6 +20,15 @@ from hhchat.types import Source
 CANCEL = Binding("escape", "cancel", "cancel", show=False)
 
 
+def keys_line(action: str, words: str) -> Static:
+    """Enter and Esc, which can be clicked."""
+    keys = (
+        f"[@click=screen.{action}][bold]enter[/] {words}[/]  ·  "
+        "[@click=screen.cancel][bold]esc[/] leaves[/]"
+    )
+    return Static(Content.from_markup(keys), classes="dialog-keys")
+
+
 class Ask(ModalScreen[str | None]):
     """One line of text."""
 
@@ -33,10 +42,13 @@ class Ask(ModalScreen[str | None]):
         with Vertical(classes="dialog"):
             yield Static(Content(self._title), classes="dialog-title", markup=False)
             yield Input(self._text)
-            yield Static("enter keeps it · esc leaves", classes="dialog-keys", markup=False)
+            yield keys_line("keep", "keeps it")
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        self.dismiss(event.value)
+    def on_input_submitted(self) -> None:
+        self.action_keep()
+
+    def action_keep(self) -> None:
+        self.dismiss(self.query_one(Input).value)
 
     def action_cancel(self) -> None:
         self.dismiss(None)
@@ -170,7 +182,10 @@ class Choose(ModalScreen[int | None]):
         with Vertical(classes="dialog"):
             yield Static(Content(self._title), classes="dialog-title", markup=False)
             yield OptionList(*(Option(Content(one_line(text, 200))) for text in self._options))
-            yield Static("enter takes it · esc leaves", classes="dialog-keys", markup=False)
+            yield keys_line("take", "takes it")
+
+    def action_take(self) -> None:
+        self.query_one(OptionList).action_select()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(event.option_index)

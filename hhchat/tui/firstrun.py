@@ -31,6 +31,7 @@ STARTER = "starter"
 class What(ModalScreen[bool]):
     """Dismissed with whether to go on; False skips the rest."""
 
+    CSS = "What { background: $background; }"  # nothing else to read
     BINDINGS = [
         Binding("enter,space", "answer(True)", "next", show=False),
         Binding("escape,q", "answer(False)", "skip", show=False),
@@ -53,6 +54,7 @@ class What(ModalScreen[bool]):
 class Which(ModalScreen[str | None]):
     """Dismissed with the model to use: the starter, a folder or a hub id; None skips."""
 
+    CSS = "Which { background: $background; }"
     BINDINGS = [Binding("escape", "cancel", "skip", show=False)]
 
     class Told(Message):

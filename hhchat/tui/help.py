@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -9,7 +11,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from hhchat.tui.keys import KEYS
+from hhchat.tui.hints import target
+from hhchat.tui.keys import KEYS, Key
 
 ABOUT = (
     "Each message gets two replies. You say which is better; the chat goes on from it, and the "
@@ -23,7 +26,24 @@ ABOUT = (
 )
 
 
-class Help(ModalScreen[None]):
+class Row(Horizontal):
+    """A key and what it does; clicked, it does it."""
+
+    def __init__(self, key: Key) -> None:
+        super().__init__(classes="help-row")
+        self.key = key
+
+    def compose(self) -> ComposeResult:
+        yield Static(Content(self.key.cap), classes="help-cap", markup=False)
+        yield Static(Content(self.key.help), classes="help-text", markup=False)
+
+    def on_click(self) -> None:
+        cast("Help", self.screen).dismiss(target(self.key) or None)
+
+
+class Help(ModalScreen[str | None]):
+    """Dismissed with the action of the row that was clicked, if one was."""
+
     BINDINGS = [Binding("escape,question_mark,f1,q,enter", "close", "close", show=False)]
 
     def compose(self) -> ComposeResult:
@@ -33,12 +53,11 @@ class Help(ModalScreen[None]):
                 for group in dict.fromkeys(key.group for key in KEYS):
                     yield Static(Content(group), classes="help-group", markup=False)
                     for key in (key for key in KEYS if key.group == group):
-                        with Horizontal(classes="help-row"):
-                            yield Static(Content(key.cap), classes="help-cap", markup=False)
-                            yield Static(Content(key.help), classes="help-text", markup=False)
+                        yield Row(key)
                 yield Static("What this is", classes="help-group", markup=False)
                 yield Static(Content(ABOUT), markup=False)
-            yield Static("esc closes", classes="dialog-keys", markup=False)
+            close = "[@click=screen.close][bold]esc[/] closes[/]  ·  a click on a line does it"
+            yield Static(Content.from_markup(close), classes="dialog-keys")
 
     def on_mount(self) -> None:
         self.query_one("#help-map").focus()

@@ -1,4 +1,5 @@
-"""Rich's Markdown with our headings, our code blocks, and no character that is obeyed."""
+"""Rich's Markdown with our headings, our code blocks, lines that break where they were broken, and
+no character that is obeyed."""
 
 from __future__ import annotations
 
@@ -90,8 +91,14 @@ class ReplyMarkdown(Markdown):
 
 
 def _sanitise(tokens: Iterable[Token]) -> None:
-    """Entities such as `&#x202e;` become characters while parsing, after printable() ran."""
+    """Entities such as `&#x202e;` become characters while parsing, after printable() ran.
+
+    A line of a reply ends where it was ended, as everywhere where people and models chat: two
+    lines that a document would flow into one are two replies to compare otherwise.
+    """
     for token in tokens:
+        if token.type == "softbreak":
+            token.type = "hardbreak"
         token.content = printable(token.content)
         token.info = printable(token.info)
         for name, value in token.attrs.items():

@@ -81,6 +81,13 @@ def test_no_text_can_break_the_drawing(text: str) -> None:
         assert "\x1b" not in strip.text
 
 
+def test_lines_end_where_they_were_ended() -> None:
+    text = "first line\nsecond line\n\n- an item\nwith a line of its own"
+    assert [line.strip() for line in drawn(text)] == [
+        "first line", "second line", "", "• an item", "with a line of its own"
+    ]  # fmt: skip
+
+
 def test_links_are_text() -> None:
     text = "\n".join(drawn("[bank](http://evil.example)"))
     assert "bank" in text

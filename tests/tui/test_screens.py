@@ -212,6 +212,70 @@ async def test_it_works_with_the_mouse(desk: Desk) -> None:
         await d.stage(Stage.CHOOSING)
 
 
+async def click_words(d: Any, words: str) -> None:
+    """Click where these words stand on the screen."""
+    for y, line in enumerate(d.screen_text().split("\n")):
+        if words in line:
+            from rich.cells import cell_len
+
+            await d.pilot.click(offset=(cell_len(line[: line.index(words)]) + 1, y))
+            await d.pilot.pause()
+            return
+    raise AssertionError(f"{words!r} is not on the screen:\n{d.screen_text()}")
+
+
+async def test_a_double_click_on_a_reply_picks_it(desk: Desk) -> None:
+    async with desk() as d:
+        await d.send("hello")
+        await d.pilot.click("#pane-right", times=2)
+        await d.stage(Stage.READY)
+        assert d.outcomes() == ["right"]
+
+
+async def test_every_line_of_the_map_can_be_clicked(desk: Desk) -> None:
+    async with desk(size=(110, 50)) as d:
+        await d.send("hello")
+        await d.press("question_mark")
+        await click_words(d, "Give one reply the whole width")
+        assert d.app.screen is d.chat
+        assert d.chat.pair_view.has_class("-zoom-left")
+        await d.press("question_mark")
+        await click_words(d, "Add a comment")
+        await d.type("said with the mouse")
+        await click_words(d, "keeps it")
+        await d.press("question_mark")
+        await click_words(d, "Send your message")  # not now: nothing to send
+        assert d.chat.stage is Stage.CHOOSING
+        await d.press("question_mark")
+        await click_words(d, "closes")
+        await click_words(d, "tie")
+        await d.stage(Stage.READY)
+        assert d.rows("SELECT outcome, comment FROM comparison") == [
+            {"outcome": "tie", "comment": "said with the mouse"}
+        ]
+
+
+async def test_a_conversation_is_handled_with_the_mouse_alone(desk: Desk) -> None:
+    async with desk() as d:
+        await chatted(d, "hello")
+        await click_words(d, "chats")
+        await click_words(d, "rename")
+        await d.type(" renamed")
+        await click_words(d, "keeps it")
+        assert d.store.conversations()[0].title == "hello renamed"
+        await click_words(d, "delete")
+        await click_words(d, "no")
+        assert len(d.store.conversations()) == 1
+        await click_words(d, "export")
+        await click_words(d, "leaves")
+        await click_words(d, " open")
+        assert d.app.screen is d.chat
+        await click_words(d, "chats")
+        await click_words(d, "delete")
+        await click_words(d, "yes")
+        assert d.store.conversations() == []
+
+
 async def test_zoom_gives_one_reply_the_whole_width(desk: Desk) -> None:
     async with desk(size=(80, 24)) as d:
         await d.send("hello")
