@@ -138,7 +138,11 @@ KEYS: tuple[Key, ...] = (
 
 
 def bindings() -> list[Binding | tuple[str, str] | tuple[str, str, str]]:
-    """The bindings of the chat screen; which of them are live depends on the stage."""
+    """The bindings of the chat screen; which of them are live depends on the stage.
+
+    Those that work everywhere are taken before the message box sees the key. Otherwise the key
+    would first travel through the box, and what is typed right after it would overtake it.
+    """
     made: dict[str, Binding] = {}
     for key in KEYS:
         if key.action in ("send", "newline", "command_palette"):
@@ -148,9 +152,8 @@ def bindings() -> list[Binding | tuple[str, str] | tuple[str, str, str]]:
             if key.action.startswith("scroll_pair") and name.startswith("page"):
                 action = key.action.replace("1)", "8)")
             target = "app.quit" if key.action == "quit" else action
-            made.setdefault(
-                name, Binding(name, target, key.label, show=False, priority=key.action == "quit")
-            )
+            first = key.group == "Everywhere" and name != "question_mark"  # that one is text too
+            made.setdefault(name, Binding(name, target, key.label, show=False, priority=first))
     return list(made.values())
 
 

@@ -96,6 +96,33 @@ def test_a_terminal_that_vanishes_without_a_signal_ends_the_app_and_loses_nothin
         assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_what_is_typed_right_after_a_key_does_not_overtake_it(
+    open_terminal: Any, tmp_path: Path
+) -> None:
+    """As a slow line or a fast hand sends it: all in one piece."""
+
+    def asked() -> list[Any]:
+        with closing(sqlite3.connect(tmp_path / "hhchat.db")) as conn:
+            return conn.execute("SELECT conversation, user FROM turn ORDER BY n").fetchall()
+
+    terminal = open_terminal()
+    terminal.until_written(b"ready")
+    terminal.type(b"first\r")
+    terminal.until_written(b"your pick")
+    terminal.type(b"\x1b[D")
+    terminal.until_written("✓ saved".encode())
+    before = len(terminal.written)
+    terminal.type(b"\x0esecond\r")  # ctrl+n: a new conversation
+    terminal.until_written(b"your pick", before)
+    (first, _), (second, said) = asked()
+    assert said == "second"
+    assert first != second
+    terminal.type(b"\x0fzebra")  # ctrl+o: the list, whose search box takes the word
+    terminal.until_written(b"zebra", before)
+    assert terminal.child.poll() is None
+    assert len(asked()) == 2
+
+
 def test_sigterm_ends_the_app_even_when_the_terminal_takes_no_more(open_terminal: Any) -> None:
     terminal = open_terminal("--slow")
     terminal.until_written(b"ready")
