@@ -6,6 +6,7 @@ process ends: a model that takes a minute to load must not keep a terminal for a
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -72,13 +73,19 @@ class Loader(threading.Thread):
         self._factory, self._post = factory, post
 
     def run(self) -> None:
-        _warm_up()
+        # Every pass of the collector over all that torch brings holds up key presses, by up to a
+        # fifth of a second: none while it loads, and none over what stays for good.
+        gc.disable()
         try:
+            _warm_up()
             engine = self._factory()
         except BaseException as error:
             deliver(self._post, EngineFailed(reason(error)))
         else:
             deliver(self._post, EngineReady(engine))
+        finally:
+            gc.freeze()
+            gc.enable()
 
 
 def _warm_up() -> None:

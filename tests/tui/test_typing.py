@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from textual import events
 from textual.screen import Screen
 from textual.widgets import TextArea
 
+from hhchat.tui import pump
 from hhchat.tui.composer import LIMIT
 from hhchat.tui.keys import Stage
 from hhchat.types import StoreError
@@ -213,3 +215,15 @@ async def test_a_growing_reply_is_painted_line_by_line_and_laid_out_rarely(
         gate.set()
         await d.stage(Stage.CHOOSING)
         assert pair.left.body.size.height == 60
+
+
+def test_garbage_is_collected_again_once_the_model_is_there_or_has_failed() -> None:
+    def fails() -> FakeEngine:
+        raise StoreError("no such model")
+
+    for factory in (FakeEngine, fails):
+        gc.enable()
+        loader = pump.Loader(factory, lambda message: None)
+        loader.start()
+        loader.join()
+        assert gc.isenabled()
