@@ -74,9 +74,13 @@ class Renderer:
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain content: no special token can come of it."""
+        return list(self._text_ids(text))
+
+    @lru_cache(maxsize=4096)  # noqa: B019 (a conversation's turns come again with each message)
+    def _text_ids(self, text: str) -> tuple[int, ...]:
         if self.plain:  # the turn marks of the plain format are text: defuse them
             text = _PLAIN_MARK.sub("\n", text)
-        return [int(i) for i in self._text.encode(text, add_special_tokens=False).ids]
+        return tuple(int(i) for i in self._text.encode(text, add_special_tokens=False).ids)
 
     def reply(self, text: str) -> list[int]:
         """Ids of a reply's text, without the end token."""
