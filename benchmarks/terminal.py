@@ -1,7 +1,8 @@
 """hhchat in a pseudo-terminal: when it paints, and how long a key takes to reach the screen.
 
 As a program, it is the app that is watched: `empty` (a Textual app with nothing but a line and an
-input) or `chat DATABASE` (the real app; `--stream`: on an engine that streams lists and code).
+input) or `chat DATABASE` (the real app; `--stream`: on an engine that streams lists and code;
+`--quick`: on one that answers within a fifth of a second).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,16 +34,24 @@ LETTERS = "\u0416\u0429\u042e\u042f\u0424\u0426\u042b\u042d"
 
 
 class Watched:
-    """A child on a pseudo-terminal of 120x40 that we read as it writes."""
+    """A child on a pseudo-terminal of 120x40 that we read as it writes.
 
-    def __init__(self, words: Sequence[str]) -> None:
+    `words` are this module's own; with `command` it is any program that is watched.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str] = (),
+        command: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+        env = {**os.environ, **(env or {}), "TERM": "xterm-256color", "COLORTERM": "truecolor"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
         self.began = time.perf_counter()
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.terminal", *words],
+            list(command) or [sys.executable, "-m", "benchmarks.terminal", *words],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -57,10 +66,11 @@ class Watched:
         if not select.select([self.master], [], [], patience)[0]:
             return False
         try:
-            self.written += os.read(self.master, 1 << 20)
+            piece = os.read(self.master, 1 << 20)
         except OSError:
             return False
-        return True
+        self.written += piece
+        return bool(piece)
 
     def until(self, text: bytes, after: int = 0) -> float:
         """Seconds since the start at which `text` had been written after byte `after`."""
@@ -78,6 +88,18 @@ class Watched:
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
             self.read(left)
+
+    def kill(self) -> None:
+        """SIGKILL, and take what it had written until then."""
+        self.child.kill()
+        self.child.wait()
+        while self.read(0):
+            pass
+
+    def vanish(self) -> None:
+        """Close the terminal's other end, as a window that is closed does."""
+        os.close(self.master)
+        self.master = os.open(os.devnull, os.O_RDWR)
 
     def close(self) -> None:
         if self.child.poll() is None:
@@ -168,6 +190,27 @@ class Streaming:
         raise NotImplementedError
 
 
+class Quick:
+    """Two replies that differ, written in a fifth of a second: most of the time is the app's."""
+
+    base = "benchmark"
+
+    def sample(self, draws: Sequence[Draw], cancelled: Any = lambda: False) -> Iterator[Delta]:
+        from hhchat.types import Delta, Generation
+
+        for _ in range(4):
+            time.sleep(0.04)
+            for row in range(len(draws)):
+                yield Delta(row, "some words that come first, ")
+        for row, draw in enumerate(draws):
+            numbers = " ".join(str(draw.seed >> shift & 255) for shift in (0, 8, 16))
+            made = Generation(f"The numbers are {numbers}.", (), sampling=draw.sampling)
+            yield Delta(row, "", made)
+
+    def generate(self, draws: Sequence[Draw]) -> list[Any]:
+        raise NotImplementedError
+
+
 def watched_empty() -> int:
     from textual.app import App, ComposeResult
     from textual.widgets import Input, Static
@@ -181,12 +224,15 @@ def watched_empty() -> int:
     return 0
 
 
+ENGINES: dict[str, Any] = {"--stream": Streaming, "--quick": Quick}
+
+
 def watched_chat(database: Path, how: str) -> int:
     from hhchat.tui import run
 
     def factory() -> Any:
-        if how == "--stream":
-            return Streaming()
+        if how in ENGINES:
+            return ENGINES[how]()
         # as the real app does behind the first frame: the libraries, then the bundled model
         from hhchat.model import LocalEngine, load_model
 
@@ -207,15 +253,18 @@ def add_mark() -> None:
         CSS_PATH = str(Path(module.__file__).with_name("app.tcss"))
         BINDINGS = [("f9", "mark", "mark")]
         marks = 0
+        corner: Static | None = None
 
-        async def action_mark(self) -> None:
-            if not self.marks:
-                corner = Static("", id="mark")
-                corner.styles.dock = "bottom"
-                corner.styles.height, corner.styles.width = 1, 4
-                await self.screen.mount(corner)
-            self.screen.query_one("#mark", Static).update(LETTERS[self.marks % len(LETTERS)])
+        def action_mark(self) -> None:
+            letter = LETTERS[self.marks % len(LETTERS)]
             self.marks += 1
+            if self.corner is None:
+                self.corner = Static(letter, id="mark")
+                self.corner.styles.dock = "bottom"
+                self.corner.styles.height, self.corner.styles.width = 1, 4
+                self.screen.mount(self.corner)
+            else:
+                self.corner.update(letter)
 
     module.ChatApp = Marked  # type: ignore[misc]
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import common, taught
 
-NAMES = ("speed", "taught", "ui", "gpu")
+NAMES = ("speed", "taught", "ui", "hard", "gpu")
 
 
 @pytest.mark.parametrize("name", NAMES)
