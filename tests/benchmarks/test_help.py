@@ -29,7 +29,8 @@ def test_help_names_the_options_that_all_have(name: str, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    "name", ["arena", "inputs", "ours", "peers", "synthetic", "terminal", "common"]
+    "name",
+    ["arena", "first_token", "inputs", "ours", "peers", "synthetic", "terminal", "common"],
 )
 def test_every_module_imports_without_the_peers(name: str) -> None:
     import_module(f"benchmarks.{name}")
@@ -101,3 +102,26 @@ def test_a_synthetic_database_is_one_the_store_knows(tmp_path: Path) -> None:
         assert len(store.conversations(limit=50)) == 8  # and the one it was begun with
         assert store.conversations("water") != []
         assert len(store.usable()) == 30
+
+
+def test_a_loss_is_named_by_the_message_whose_pick_was_shown() -> None:
+    from benchmarks.hard_chat import Copy, Pick, losses, shown
+
+    copy = Copy("ok", {"one": ["left"], "two": []}, {})
+    assert losses(copy, ["one", "two"], [Pick("one", "left")]) == []
+    assert losses(copy, ["three"], []) == ["message 'three'"]
+    assert losses(copy, [], [Pick("one", "right"), Pick("two", "left")]) == [
+        "pick right of 'one'",
+        "pick left of 'two'",
+    ]
+    assert shown(b"\x1b[1;2H\x1b[38;2;1;2;3mNot \x1b[0msaved\x1b]22;default\x07") == b"Not saved"
+    assert shown("\x1b[?25l✓ saved".encode()) == "✓ saved".encode()
+
+
+def test_two_runs_that_differ_in_a_bit_are_not_equal() -> None:
+    from benchmarks.hard_train import Outcome
+
+    one = Outcome({("pm", 0, "loss"): 0.5}, {"pm/a.safetensors": "aa"}, "promoted", "ok")
+    assert one.unlike(one) == []
+    other = Outcome({("pm", 0, "loss"): 0.5000000000000001}, {}, "refused", "broken")
+    assert len(one.unlike(other)) == 4
