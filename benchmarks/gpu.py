@@ -236,7 +236,7 @@ def ours(folder: Path, quantization: str, options: Any) -> dict[str, float]:
         packed = tensors(replies)
         old, mask = scored.logprobs_BT.to(device), packed.mask_BT.to(device)
         hidden = model.trunk.hidden(packed.rows.to(device), (policy, value), dtype=model.fast)
-        logprobs = logprobs_of(model, hidden[0], packed.tokens_BT.to(device))
+        logprobs = logprobs_of(model, hidden[0], packed.tokens_BT.to(device), mask)
         loss, _ = policy_loss(logprobs, old, torch.ones_like(old), mask, 0.2)
         values = head(hidden[1])
         loss = loss + value_loss(values, values.detach(), torch.ones_like(old), mask, 0.2)

@@ -211,8 +211,9 @@ class PolicyLearner:
         """Log-probabilities [B, T] by the first role, mask [B, T], hidden [roles, B, T, H]."""
         part, device = tensors(responses), self.model.device
         hidden = self.model.trunk.hidden(part.rows.to(device), roles, dtype=self.model.fast)
-        logprobs = logprobs_of(self.model, hidden[0], part.tokens_BT.to(device))
-        return logprobs, part.mask_BT.to(device), hidden
+        mask = part.mask_BT.to(device)
+        logprobs = logprobs_of(self.model, hidden[0], part.tokens_BT.to(device), mask)
+        return logprobs, mask, hidden
 
     def minibatches(
         self, update: int, count: int, epochs: int, minibatches: int

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from hhchat_trainers.maths import token_logprobs
 from torch import Tensor
 
 from hhchat.model import LocalEngine, Model
@@ -98,14 +97,16 @@ def tensors(responses: Sequence[Response]) -> Tokens:
     return Tokens(Rows(ids, at), tokens, mask)
 
 
-def logprobs_of(model: Model, hidden: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probabilities [...] of tokens from hidden [..., H], over what sampling may choose."""
+def logprobs_of(model: Model, hidden: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Log-probabilities [B, T] of tokens from hidden [B, T, H], over what sampling may choose.
+
+    Logits are made where the mask [B, T] is 1 only; 0 elsewhere."""
     dtype = torch.float32 if model.device.type == "cpu" else model.fast
-    logits = model.trunk.logits(hidden, dtype)
-    if model.render.blocked:
-        blocked = torch.tensor(model.render.blocked, device=logits.device)
-        logits = logits.index_fill(-1, blocked, float("-inf"))
-    return token_logprobs(logits, tokens)
+    real = mask > 0
+    blocked = model.render.blocked
+    outside = torch.tensor(blocked, device=hidden.device) if blocked else None
+    found = model.trunk.logprobs(hidden[real], tokens[real], outside, dtype)
+    return torch.zeros_like(mask).masked_scatter(real, found)
 
 
 @dataclass
@@ -142,10 +143,10 @@ def score_roles(
             part = tensors([responses[i] for i in group])
             width = part.tokens_BT.shape[1]
             rows = part.rows.to(model.device)
-            tokens = part.tokens_BT.to(model.device)
+            tokens, real = part.tokens_BT.to(model.device), part.mask_BT.to(model.device)
             hidden = model.trunk.hidden(rows, roles, dtype=model.fast)
-            logprobs[group, :width] = logprobs_of(model, hidden[0], tokens).cpu()
-            reference_out[group, :width] = logprobs_of(model, hidden[1], tokens).cpu()
+            logprobs[group, :width] = logprobs_of(model, hidden[0], tokens, real).cpu()
+            reference_out[group, :width] = logprobs_of(model, hidden[1], tokens, real).cpu()
             if value is not None:
                 values[group, :width] = value[1](hidden[2]).cpu()
     world.sum_([logprobs, reference_out, values])  # of each row all but one process has zeros

@@ -112,7 +112,7 @@ class Batch:
         start = torch.tensor([longest - len(p) for p in prompts])
         for i, prompt in enumerate(prompts):
             ids[i, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-        cache = Cache.make(trunk.spec, len(prompts), longest + span, dec.dtype, self.device)
+        cache = Cache.make(trunk.spec, len(prompts), longest + span, dec.cache_dtype, self.device)
         done = 0
         if kept is not None and len(prompts) == 1:
             done = kept.fill(cache, list(prompts[0]))

@@ -16,6 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hhchat.model.kernels import (
+    Packed,
+    adapted_product,
+    chosen_logprobs,
+    rms_norm,
+    swiglu,
+    turn_,
+    turned_heads,
+)
 from hhchat.model.lora import Adapter
 from hhchat.model.spec import LINEARS, Linear, Spec
 from hhchat.model.weights import Layer, Weight
@@ -64,6 +73,7 @@ class Trunk:
         self.head = Weight(embed if head is None else head, None, "none")  # never quantised
         self.device = embed.device
         self.checkpointing = False
+        self._packed: dict[torch.dtype, Packed] = {}
         self._rotary: dict[tuple[int, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
 
     # -- scoring
@@ -91,14 +101,19 @@ class Trunk:
         count, (batch, length) = len(roles), ids.shape
         positions = rows.positions
         cos, sin = self._tables(length if positions is None else int(positions.max()) + 1, x.device)
-        masks = self._masks(rows, length)
+        inner = torch.float32 if ids.device.type == "cpu" else dtype
+        masks = self._masks(rows, length, count, inner)
         x = x.repeat(count, 1, 1)  # block j of the batch goes through roles[j]
         at = rows.at.repeat(count, 1)
         last = len(self.layers) - 1
+        turns: dict[int, tuple[Tensor, Tensor]] = {}
         for i, layer in enumerate(self.layers):
-            c, s = cos[i][:length], sin[i][:length]
-            if positions is not None:
-                c, s = cos[i][positions].repeat(count, 1, 1), sin[i][positions].repeat(count, 1, 1)
+            if id(cos[i]) not in turns:
+                c, s = cos[i][:length], sin[i][:length]
+                if positions is not None:
+                    c, s = (t[positions].repeat(count, 1, 1) for t in (cos[i], sin[i]))
+                turns[id(cos[i])] = c, s
+            c, s = turns[id(cos[i])]
             mask = masks[0 if self.spec.windows[i] is None else 1]
             read = at if i == last else None
             if self.checkpointing and torch.is_grad_enabled():
@@ -115,25 +130,51 @@ class Trunk:
         cap = self.spec.logit_softcap
         return out if cap is None else torch.tanh(out / cap) * cap
 
-    def _masks(self, rows: Rows, length: int) -> tuple[Tensor | None, Tensor | None]:
-        """(full, windowed) boolean masks [B or 1, 1, T, T]; None means plain causal."""
+    def packed_head(self, dtype: torch.dtype) -> Packed:
+        """The head laid out for decoding, once for all decoders."""
+        if dtype not in self._packed:
+            self._packed[dtype] = Packed(self.head.dense(dtype), None)
+        return self._packed[dtype]
+
+    def logprobs(
+        self, hidden: Tensor, tokens: Tensor, blocked: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        """fp32 log-probabilities [M] of tokens [M] from hidden [M, H]; `blocked` have none."""
+        if self.spec.logit_softcap is None:
+            return chosen_logprobs(hidden.to(dtype), self.head, tokens, blocked)
+        logits = self.logits(hidden, dtype)
+        if blocked is not None:
+            logits = logits.index_fill(-1, blocked, float("-inf"))
+        return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+    def _masks(
+        self, rows: Rows, length: int, count: int, dtype: torch.dtype
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(full, windowed) masks [B count or 1, 1, T, T], 0 where seen and -inf where not; None
+        means plain causal. Added once here, for attention turns a boolean one at every layer."""
         window = max((w for w in self.spec.windows if w is not None), default=None)
-        causal = None
         order = torch.arange(length, device=rows.ids.device)
+        causal = (order[:, None] >= order[None, :])[None]
         full: Tensor | None = None
         if rows.branch is not None:
-            causal = order[:, None] >= order[None, :]
             mine, theirs = rows.branch[:, :, None], rows.branch[:, None, :]
             # a pad sees itself, so that no row of the softmax is empty
-            full = (causal & ((theirs == 0) | (theirs == mine))).unsqueeze(1)
-        if window is None or length <= window:
-            return full, full
-        where = order[None] if rows.positions is None else rows.positions
-        near = (where[:, :, None] - where[:, None, :] < window).unsqueeze(1)
-        if full is None:
-            full_causal = (order[:, None] >= order[None, :])[None, None]
-            return None, full_causal & near
-        return full, full & near
+            full = causal & ((theirs == 0) | (theirs == mine))
+        near = full
+        if window is not None and length > window:
+            where = order[None] if rows.positions is None else rows.positions
+            near = where[:, :, None] - where[:, None, :] < window
+            near = near & (causal if full is None else full)
+
+        def added(seen: Tensor | None) -> Tensor | None:
+            if seen is None:
+                return None
+            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+            mask = mask.masked_fill_(~seen, float("-inf")).unsqueeze(1)
+            return mask if mask.shape[0] == 1 else mask.repeat(count, 1, 1, 1)
+
+        made = added(full)
+        return made, made if near is full else added(near)
 
     def _layer(
         self,
@@ -153,94 +194,107 @@ class Trunk:
         def linear(name: Linear, inner: Tensor) -> Tensor:
             return adapted(layer.linears[name], roles, name, index, inner)
 
-        normed = self._norm(x, layer.norms["in"]).to(dtype)
-        q, k, v = self._heads(layer, linear("qkv", normed))
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        normed = self._norm(x, layer.norms["in"], dtype)
+        q, k, v = self._heads(layer, linear("qkv", normed), cos, sin)
         if read is not None:
             places = read[:, None, :, None].expand(-1, spec.heads, -1, spec.head_dim)
             q = q.gather(2, places)
             x = x.gather(1, read[..., None].expand(-1, -1, x.shape[-1]))
-            normed = normed.gather(1, read[..., None].expand(-1, -1, normed.shape[-1]))
             if mask is None:
                 order = torch.arange(length, device=x.device)
-                mask = (order[None, None, :] <= read[:, :, None]).unsqueeze(1)
+                seen = order[None, None, :] <= read[:, :, None]
+                mask = torch.zeros(seen.shape, dtype=q.dtype, device=x.device)
+                mask = mask.masked_fill_(~seen, float("-inf")).unsqueeze(1)
             else:
-                blocks = rows // mask.shape[0]
-                whole = mask.repeat(blocks, 1, 1, 1).expand(rows, 1, length, length)
+                whole = mask.expand(rows, 1, length, length)
                 mask = whole.gather(2, read[:, None, :, None].expand(-1, 1, -1, length))
-        elif mask is not None and mask.shape[0] > 1:
-            mask = mask.repeat(rows // mask.shape[0], 1, 1, 1)
         attended = self._attend(q, k, v, mask)
         out = linear("o", attended.transpose(1, 2).flatten(2).to(dtype))
-        return self._finish(layer, linear, x, normed, out, dtype)
+        return self._finish(layer, linear, x, out, dtype)
 
     def _finish(
         self,
         layer: Layer,
         linear: Callable[[Linear, Tensor], Tensor],
         x: Tensor,
-        normed: Tensor,
         attention: Tensor,
         dtype: torch.dtype,
     ) -> Tensor:
         """Residuals and MLP: x [.., H] fp32 residual stream, attention [.., H]."""
         norms = layer.norms
+        attention = attention.float()
         if self.spec.parallel:
-            inner = self._norm(x, norms["mid"]).to(dtype)
-            return x + attention + linear("down", self._act(linear("up", inner)))
+            inner = self._norm(x, norms["mid"], dtype)
+            return x + attention + linear("down", self._act(linear("up", inner))).float()
         if "after_attn" in norms:
-            attention = self._norm(attention.float(), norms["after_attn"])
+            attention = self._norm(attention, norms["after_attn"])
         x = x + attention
-        inner = self._norm(x, norms["mid"]).to(dtype)
-        out = linear("down", self._act(linear("up", inner)))
+        inner = self._norm(x, norms["mid"], dtype)
+        out = linear("down", self._act(linear("up", inner))).float()
         if "after_mlp" in norms:
-            out = self._norm(out.float(), norms["after_mlp"])
+            out = self._norm(out, norms["after_mlp"])
         return x + out
 
-    def _heads(self, layer: Layer, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, T, (N + 2K) D] -> q [B, N, T, D], k and v [B, K, T, D]."""
+    def _heads(
+        self, layer: Layer, qkv: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, T, (N + 2K) D] -> q [B, N, T, D], k and v [B, K, T, D], rotated, as attention wants
+        them: in fp32 on a CPU, whose bf16 backward is 4x slower, and which scores as it trains."""
         spec = self.spec
+        dtype = torch.float32 if qkv.device.type == "cpu" else qkv.dtype
+        if not spec.qk_norm:
+            q, k, v = turned_heads(qkv, cos, sin, spec.heads, spec.kv_heads, torch.float32)
+            return q.to(dtype), k.to(dtype), v.to(dtype)
         heads = qkv.view(*qkv.shape[:-1], -1, spec.head_dim).transpose(1, 2)
         q, k, v = torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], 1)
-        if spec.qk_norm:
-            q = self._norm(q, layer.norms["q"]).to(qkv.dtype)
-            k = self._norm(k, layer.norms["k"]).to(qkv.dtype)
-        return q, k, v
+        q, k = self._norm(q, layer.norms["q"]), self._norm(k, layer.norms["k"])
+        return rotate(q, cos, sin).to(dtype), rotate(k, cos, sin).to(dtype), v.to(dtype)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """mask is added to the scores; None is causal."""
         spec = self.spec
-        if q.dtype == torch.bfloat16 and q.device.type == "cpu":
-            # The bf16 backward is 4x slower on a CPU; without gradients too, so that scoring and
-            # training round alike and the first ratio is 1.
-            q, k, v = q.float(), k.float(), v.float()
-        groups = spec.heads // spec.kv_heads
-        if groups > 1:
-            k = k.repeat_interleave(groups, 1)
-            v = v.repeat_interleave(groups, 1)
         if spec.attn_softcap is not None:
+            groups = spec.heads // spec.kv_heads
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
             scores = (q @ k.transpose(-1, -2)).float() * spec.attn_scale
             scores = torch.tanh(scores / spec.attn_softcap) * spec.attn_softcap
             if mask is None:
                 size = scores.shape[-1]
-                mask = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
-            return scores.masked_fill(~mask, float("-inf")).softmax(-1).to(v.dtype) @ v
+                seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
+                scores = scores.masked_fill(~seen, float("-inf"))
+            else:
+                scores = scores + mask.float()
+            return scores.softmax(-1).to(v.dtype) @ v
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=spec.attn_scale
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=spec.attn_scale,
+            enable_gqa=spec.heads != spec.kv_heads,
         )
 
     def _act(self, up: Tensor) -> Tensor:
         spec = self.spec
+        if spec.gated and spec.act == "silu":
+            return swiglu(up)
         if spec.gated:
             gate, value = up.chunk(2, -1)
             return _ACTIVATIONS[spec.act](gate) * value
         return _ACTIVATIONS[spec.act](up)
 
-    def _norm(self, x: Tensor, weights: tuple[Tensor, Tensor | None]) -> Tensor:
+    def _norm(
+        self,
+        x: Tensor,
+        weights: tuple[Tensor, Tensor | None],
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The norm of x in fp32, given in `dtype`."""
         weight, bias = weights
-        x = x.float()
         if self.spec.norm == "layer":
-            return F.layer_norm(x, weight.shape, weight, bias, self.spec.eps)
-        return F.rms_norm(x, weight.shape, weight, self.spec.eps)
+            return F.layer_norm(x.float(), weight.shape, weight, bias, self.spec.eps).to(dtype)
+        return rms_norm(x.float(), weight, self.spec.eps, dtype)
 
     def _tables(self, length: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
         """cos and sin [T, D_rot] of each layer; layers of one type share a table."""
@@ -277,41 +331,40 @@ class Trunk:
         batch, length = ids.shape
         columns = torch.arange(length, device=ids.device)
         new = columns[done:]
-        positions = (new[None] - start[:, None]).clamp_min(0)
-        cos, sin = self._tables(length, ids.device)
-        x = F.embedding(ids[:, done:], self.embed).float() * self.spec.embed_scale
         padded = bool((start > 0).any())
+        cos, sin = self._tables(length, ids.device)
+        positions = (new[None] - start[:, None]).clamp_min(0)
+        x = F.embedding(ids[:, done:], self.embed).float() * self.spec.embed_scale
+        seen = columns[None, None, :] <= new[None, :, None]
+        seen = seen & (
+            (columns[None, None, :] >= start[:, None, None])
+            | (columns[None, None, :] == new[None, :, None])
+        )
         for i, layer in enumerate(self.layers):
             window = self.spec.windows[i]
-            c, s = cos[i][positions], sin[i][positions]
-            if not padded:
-                c, s = cos[i][done:length], sin[i][done:length]
-            normed = self._norm(x, layer.norms["in"]).to(dec.dtype)
-            q, k, v = self._heads(layer, dec.linear("qkv", i, normed))
-            q, k = rotate(q, c, s), rotate(k, c, s)
+            c, s = cos[i][done:length], sin[i][done:length]
+            if padded:
+                c, s = cos[i][positions], sin[i][positions]
+            normed = self._norm(x, layer.norms["in"], dec.dtype)
+            q, k, v = self._heads(layer, dec.linear("qkv", i, normed), c, s)
             cache.k[i][:batch, :, done:length] = k
             cache.v[i][:batch, :, done:length] = v
             mask = None
-            if done or padded or (window is not None and length > window):
-                seen = columns[None, None, :] <= new[None, :, None]
-                seen = seen & (
-                    (columns[None, None, :] >= start[:, None, None])
-                    | (columns[None, None, :] == new[None, :, None])
-                )
+            near = window is not None and length > window
+            if done or padded or near or i == len(self.layers) - 1:
+                where = seen
                 if window is not None:
-                    seen = seen & (new[None, :, None] - columns[None, None, :] < window)
-                mask = seen.unsqueeze(1)
+                    where = seen & (new[None, :, None] - columns[None, None, :] < window)
+                mask = torch.zeros(where.shape, dtype=q.dtype, device=ids.device)
+                mask = mask.masked_fill_(~where, float("-inf")).unsqueeze(1)
             keys, values = cache.k[i][:batch, :, :length], cache.v[i][:batch, :, :length]
             if i == len(self.layers) - 1:  # only the last column is read
-                q, x, normed = q[:, :, -1:], x[:, -1:], normed[:, -1:]
-                if mask is not None:
-                    mask = mask[:, :, -1:]
-                else:
-                    mask = torch.ones(1, 1, 1, length, dtype=torch.bool, device=ids.device)
+                assert mask is not None
+                q, x, mask = q[:, :, -1:], x[:, -1:], mask[:, :, -1:]
             out = self._attend(q, keys, values, mask)
             out = dec.linear("o", i, out.transpose(1, 2).flatten(2).to(dec.dtype))
-            x = self._finish(layer, _bind(dec, i), x, normed, out, dec.dtype)
-        return self.logits(self._norm(x[:, -1], self.norm), dec.head_dtype)
+            x = self._finish(layer, _bind(dec, i), x, out, dec.dtype)
+        return dec.logits(self._norm(x[:, -1], self.norm))
 
     def step(
         self, dec: Decoder, tokens: Tensor, column: int, start: Tensor | None, cache: Cache
@@ -319,48 +372,52 @@ class Trunk:
         """One token a row [B] at `column` -> logits [B, V]. start None: no row is padded."""
         spec = self.spec
         batch = tokens.shape[0]
+        both = spec.heads + spec.kv_heads
         cos, sin = self._tables(column + 1, tokens.device)
         x = F.embedding(tokens, self.embed).float()
         if spec.embed_scale != 1.0:
             x = x * spec.embed_scale
-        order = None if start is None else torch.arange(column + 1, device=tokens.device)
+        mask: Tensor | None = None
+        where: Tensor | int = column
+        if start is not None:
+            where = column - start
+            early = torch.arange(column + 1, device=tokens.device)[None] < start[:, None]
+            mask = torch.zeros(early.shape, dtype=cache.k[0].dtype, device=tokens.device)
+            mask = mask.masked_fill_(early, float("-inf"))[:, None, None]
+        turns: dict[int, tuple[Tensor, Tensor]] = {}
         for i, layer in enumerate(self.layers):
             window = spec.windows[i]
             low = 0 if window is None else max(0, column + 1 - window)
-            normed = self._norm(x, layer.norms["in"]).to(dec.dtype)
-            qkv = dec.linear("qkv", i, normed).view(batch, -1, spec.head_dim)
-            q, k, v = torch.split(qkv, [spec.heads, spec.kv_heads, spec.kv_heads], 1)
+            if id(cos[i]) not in turns:
+                c, s = cos[i][where], sin[i][where]
+                turns[id(cos[i])] = (c, s) if start is None else (c.unsqueeze(1), s.unsqueeze(1))
+            normed = self._norm(x, layer.norms["in"], dec.dtype)
+            heads = dec.linear("qkv", i, normed).view(batch, -1, spec.head_dim).float()
             if spec.qk_norm:
-                q = self._norm(q, layer.norms["q"]).to(dec.dtype)
-                k = self._norm(k, layer.norms["k"]).to(dec.dtype)
-            if start is None:
-                c, s = cos[i][column], sin[i][column]
-            else:
-                where = column - start
-                c, s = cos[i][where].unsqueeze(1), sin[i][where].unsqueeze(1)
-            q, k = rotate(q, c, s), rotate(k, c, s)
-            cache.k[i][:batch, :, column] = k
-            cache.v[i][:batch, :, column] = v
+                heads[:, : spec.heads] = self._norm(heads[:, : spec.heads], layer.norms["q"])
+                keys = heads[:, spec.heads : both]
+                heads[:, spec.heads : both] = self._norm(keys, layer.norms["k"])
+            turn_(heads[:, :both], *turns[id(cos[i])])
+            cache.k[i][:batch, :, column] = heads[:, spec.heads : both]
+            cache.v[i][:batch, :, column] = heads[:, both:]
             keys = cache.k[i][:batch, :, low : column + 1]
             values = cache.v[i][:batch, :, low : column + 1]
-            mask = None
-            if start is not None:
-                assert order is not None
-                mask = (order[low:][None] >= start[:, None])[:, None, None]
-            grouped = q.view(batch, spec.kv_heads, -1, spec.head_dim)
+            seen = None if mask is None else mask[..., low:]
+            q = heads[:, : spec.heads].to(keys.dtype)
+            grouped = q.reshape(batch, spec.kv_heads, -1, spec.head_dim)
             if spec.attn_softcap is not None:
                 scores = (grouped @ keys.transpose(-1, -2)).float() * spec.attn_scale
                 scores = torch.tanh(scores / spec.attn_softcap) * spec.attn_softcap
-                if mask is not None:
-                    scores = scores.masked_fill(~mask, float("-inf"))
+                if seen is not None:
+                    scores = scores + seen.float()
                 out = scores.softmax(-1).to(values.dtype) @ values
             else:
                 out = F.scaled_dot_product_attention(
-                    grouped, keys, values, attn_mask=mask, scale=spec.attn_scale
+                    grouped, keys, values, attn_mask=seen, scale=spec.attn_scale
                 )
-            out = dec.linear("o", i, out.reshape(batch, -1))
-            x = self._finish(layer, _bind(dec, i), x, normed, out, dec.dtype)
-        return self.logits(self._norm(x, self.norm), dec.head_dtype)
+            out = dec.linear("o", i, out.reshape(batch, -1).to(dec.dtype))
+            x = self._finish(layer, _bind(dec, i), x, out, dec.dtype)
+        return dec.logits(self._norm(x, self.norm))
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -385,20 +442,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def adapted(weight: Weight, roles: Sequence[Role], name: Linear, index: int, x: Tensor) -> Tensor:
     """Base product of the whole batch, then each role's low-rank update on its own block."""
-    y = weight(x)
-    if all(role is None for role in roles):
-        return y
-    blocks = x.chunk(len(roles))
-    updated = []
-    for role, inner, out in zip(roles, blocks, y.chunk(len(roles)), strict=True):
-        if role is None:
-            updated.append(out)
-            continue
-        a, b = role.pair(name, index)
-        low = inner @ (a * role.scale).to(inner.dtype)
-        flat = torch.addmm(out.reshape(-1, out.shape[-1]), low.flatten(0, -2), b.to(out.dtype))
-        updated.append(flat.view(out.shape))
-    return updated[0] if len(updated) == 1 else torch.cat(updated)
+    return adapted_product(
+        x,
+        weight,
+        [None if role is None else (role.scale, *role.pair(name, index)) for role in roles],
+    )
 
 
 @dataclass
@@ -438,28 +486,40 @@ class Decoder:
     dtype: torch.dtype = torch.float32
     merged: bool = True
     head_dtype: torch.dtype = torch.float32
-    _dense: list[dict[str, Tensor]] = field(default_factory=list)
+    _dense: list[dict[str, Packed]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._head: Callable[[Tensor], Tensor] = self.trunk.head
         if not self.merged:
             return
         for index, layer in enumerate(self.trunk.layers):
-            made: dict[str, Tensor] = {}
+            made: dict[str, Packed] = {}
             for name in LINEARS:
                 weight = layer.linears[name]
                 if self.role is None:
-                    made[name] = weight.dense(self.dtype)
+                    dense = weight.dense(self.dtype)
                 else:
                     update = self.role.delta(name, index).to(self.trunk.device)
-                    made[name] = (weight.dense(torch.float32) + update).to(self.dtype)
+                    dense = (weight.dense(torch.float32) + update).to(self.dtype)
+                made[name] = Packed(dense, weight.bias)
             self._dense.append(made)
+        self._head = self.trunk.packed_head(self.head_dtype)
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Of keys and values: attention on a CPU is slow in bf16."""
+        return torch.float32 if self.trunk.device.type == "cpu" else self.dtype
 
     def linear(self, name: Linear, index: int, x: Tensor) -> Tensor:
-        weight = self.trunk.layers[index].linears[name]
-        if not self.merged:
-            return adapted(weight, (self.role,), name, index, x)
-        bias = None if weight.bias is None else weight.bias.to(x.dtype)
-        return F.linear(x, self._dense[index][name], bias)
+        if self.merged:
+            return self._dense[index][name](x)
+        return adapted(self.trunk.layers[index].linears[name], (self.role,), name, index, x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> fp32 logits [..., V]."""
+        out = self._head(hidden.to(self.head_dtype)).float()
+        cap = self.trunk.spec.logit_softcap
+        return out if cap is None else torch.tanh(out / cap) * cap
 
 
 def _bind(dec: Decoder, index: int) -> Callable[[Linear, Tensor], Tensor]:

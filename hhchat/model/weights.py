@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from hhchat.model.kernels import multiply, product
 from hhchat.model.spec import LINEARS, Linear, Part, Spec
 from hhchat.types import ModelError
 
@@ -64,16 +64,18 @@ class Weight:
     def release(self) -> None:
         self._copies.clear()
 
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out] in the dtype of x, outside of autograd."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return multiply(x, self.dense(x.dtype), bias)
+
+    def back(self, grad: Tensor) -> Tensor:
+        """grad [..., out] -> [..., in]. A quantised matrix is dequantised again, not kept."""
+        return multiply(grad, self.dense(grad.dtype).t())
+
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out] in the dtype of x; differentiable in x only."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        if x.dtype in self._copies:
-            return F.linear(x, self._copies[x.dtype], bias)
-        if self.quantization == "none":
-            assert self._dense is not None
-            return F.linear(x, self._dense.to(x.dtype), bias)
-        y: Tensor = _Dequantised.apply(x, self)  # type: ignore[no-untyped-call]
-        return y if bias is None else y + bias
+        return product(x, self)
 
     @property
     def nbytes(self) -> int:
@@ -103,19 +105,6 @@ def _bitsandbytes() -> Any:
 def _quant_dtype(dense: Tensor) -> torch.dtype:
     # bitsandbytes quantises fp16 on CUDA and any float on the CPU
     return torch.float16 if dense.is_cuda else torch.float32
-
-
-class _Dequantised(torch.autograd.Function):
-    """x W^T with W dequantised for the product and again for the backward, never kept between."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Weight) -> Tensor:
-        ctx.weight = weight
-        return F.linear(x, weight.dense(x.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad @ ctx.weight.dense(grad.dtype), None
 
 
 class Checkpoint:

@@ -1,0 +1,321 @@
+"""Products and fused steps of a layer with hand-written backwards.
+
+Each is plain torch in few passes over memory: no mixed dtypes in one operation (on a CPU those
+leave the vector units), nothing saved that the backward can do without, no gradient for what is
+frozen. All of them agree with their autograd counterparts to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Matrix(Protocol):
+    """A frozen matrix [out, in]."""
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out], bias included, in a tensor of its own."""
+        ...
+
+    def back(self, grad: Tensor) -> Tensor:
+        """grad [..., out] -> [..., in]."""
+        ...
+
+
+# -- products
+
+
+@cache
+def _onednn() -> Callable[..., Tensor] | None:
+    """oneDNN's linear, which torch itself calls for bf16 only.
+
+    In fp32 torch asks MKL, which runs at half the speed of oneDNN on processors of other makers
+    (measured: benchmarks.speed). None where this build of torch has no such operator."""
+    try:
+        op = torch.ops.mkldnn._linear_pointwise
+        x, w = torch.eye(3, 4), torch.arange(8.0).view(2, 4)
+        made = op(x, w, None, "none", [], "")
+        return op if torch.equal(made, x @ w.t()) else None
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., in] W^T + bias for W [out, in] of one dtype; no gradient of its own on a CPU."""
+    if x.dtype == torch.float32 and not x.is_cuda:
+        op = _onednn()
+        if op is not None and weight.numel() >= 1024:
+            return op(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+class Packed:
+    """A matrix laid out once for the rows it will meet, for decoding: same product, less work."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.bias = None if bias is None else bias.to(weight.dtype)
+        self.weight = weight
+        self._op = None if weight.is_cuda or weight.numel() < 1024 else _onednn()
+        if self._op is not None:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._op is None:
+            return F.linear(x, self.weight, self.bias)
+        return self._op(x, self.weight, self.bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Matrix) -> Tensor:
+        ctx.matrix = matrix
+        return matrix.product(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.matrix.back(grad), None
+
+
+def product(x: Tensor, matrix: Matrix) -> Tensor:
+    """x [..., in] through a frozen matrix; differentiable in x."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        made: Tensor = _Product.apply(x, matrix)  # type: ignore[no-untyped-call]
+        return made
+    return matrix.product(x)
+
+
+class _Adapted(torch.autograd.Function):
+    """Base product of all blocks at once, then each block's own low-rank update in place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, matrix: Matrix, scales: Sequence[float | None], *pairs: Tensor
+    ) -> Tensor:
+        y = matrix.product(x)
+        inputs = x.reshape(-1, x.shape[-1]).chunk(len(scales))
+        outputs = y.view(-1, y.shape[-1]).chunk(len(scales))
+        keep = any(ctx.needs_input_grad)
+        lows: list[Tensor] = []
+        left = iter(pairs)
+        for scale, block, out in zip(scales, inputs, outputs, strict=True):
+            if scale is None:
+                continue
+            a, b = next(left), next(left)
+            low = block @ (a * scale).to(x.dtype)
+            out.addmm_(low, b.to(x.dtype))
+            lows.append(low)
+        if keep:
+            ctx.matrix, ctx.scales = matrix, scales
+            ctx.save_for_backward(x, *pairs, *lows)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *saved = ctx.saved_tensors
+        scales = ctx.scales
+        count = sum(scale is not None for scale in scales)
+        pairs, lows = saved[: 2 * count], saved[2 * count :]
+        grad = grad.contiguous()
+        inward = ctx.matrix.back(grad) if ctx.needs_input_grad[0] else None
+        blocks = grad.view(-1, grad.shape[-1]).chunk(len(scales))
+        inputs = x.reshape(-1, x.shape[-1]).chunk(len(scales))
+        inner = (
+            [None] * len(scales)
+            if inward is None
+            else inward.view(-1, inward.shape[-1]).chunk(len(scales))
+        )
+        out: list[Tensor | None] = []
+        place = 0
+        for scale, g, block, into in zip(scales, blocks, inputs, inner, strict=True):
+            if scale is None:
+                continue
+            a, b = pairs[2 * place], pairs[2 * place + 1]
+            wants = ctx.needs_input_grad[3 + 2 * place]
+            turned = g @ b.to(g.dtype).t()
+            if into is not None:
+                into.addmm_(turned, (a * scale).to(g.dtype).t())
+            out.append((block.t() @ turned).to(a.dtype).mul_(scale) if wants else None)
+            out.append((lows[place].t() @ g).to(b.dtype) if wants else None)
+            place += 1
+        return inward, None, None, *out
+
+
+def adapted_product(
+    x: Tensor, matrix: Matrix, roles: Sequence[tuple[float, Tensor, Tensor] | None]
+) -> Tensor:
+    """x [..., in], whose rows are len(roles) equal blocks -> W x + scale (x A) B of each block.
+
+    A role is (scale, A [in, r], B [r, out]) in fp32, or None for the bare base. Gradients reach x,
+    A and B."""
+    scales = [None if role is None else role[0] for role in roles]
+    pairs = [t for role in roles if role is not None for t in role[1:]]
+    if not pairs:
+        return product(x, matrix)
+    made: Tensor = _Adapted.apply(x, matrix, scales, *pairs)  # type: ignore[no-untyped-call]
+    return made
+
+
+# -- norm, activation, heads
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        size = x.shape[-1]
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = inverse.square_().div_(size).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        made: Tensor = (x * inverse).mul_(weight)
+        return made.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        x, weight, inverse = ctx.saved_tensors
+        turned = grad.float() * weight
+        along = torch.linalg.vecdot(turned, x).unsqueeze(-1)
+        along = along.mul_(inverse.square()).div_(x.shape[-1])
+        return turned.addcmul_(x, along, value=-1).mul_(inverse), None, None, None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Root-mean-square norm of fp32 x [..., H] by a frozen fp32 weight [H], in `dtype`."""
+    if x.is_cuda or (not torch.is_grad_enabled() and x.numel() < 1 << 16):
+        plain: Tensor = F.rms_norm(x, weight.shape, weight, eps)
+        return plain.to(dtype)
+    made: Tensor = _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
+    return made
+
+
+def _copy(x: Tensor) -> Tensor:
+    """A contiguous copy: `contiguous` gives x itself where it has one row."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+class _SwiGLU(torch.autograd.Function):
+    # on contiguous halves: strided ones cost half as much again on a CPU
+
+    @staticmethod
+    def forward(ctx: Any, up: Tensor) -> Tensor:
+        ctx.save_for_backward(up)
+        gate, value = up.chunk(2, -1)
+        return F.silu(_copy(gate), inplace=True).mul_(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (up,) = ctx.saved_tensors
+        gate, value = up.chunk(2, -1)
+        out = torch.empty_like(up)
+        to_gate, to_value = out.chunk(2, -1)
+        whole = _copy(gate)
+        to_gate.copy_(torch.ops.aten.silu_backward(grad * value, whole))
+        to_value.copy_(F.silu(whole, inplace=True).mul_(grad))
+        return out
+
+
+def swiglu(up: Tensor) -> Tensor:
+    """silu(gate) * value of up [..., 2 I] = gate | value."""
+    if not torch.is_grad_enabled():
+        gate, value = up.chunk(2, -1)
+        return F.silu(_copy(gate), inplace=True).mul_(value)
+    made: Tensor = _SwiGLU.apply(up)  # type: ignore[no-untyped-call]
+    return made
+
+
+class _TurnedHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        heads: int,
+        kv_heads: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows, length, width = qkv.shape
+        count = heads + 2 * kv_heads
+        made = qkv.new_empty(rows, count, length, width // count, dtype=dtype)
+        made.copy_(qkv.view(rows, length, count, -1).transpose(1, 2))
+        turn_(made[:, : heads + kv_heads], cos, sin)
+        ctx.save_for_backward(cos, sin)
+        ctx.dtype = qkv.dtype
+        q, k, v = torch.split(made, [heads, kv_heads, kv_heads], 1)
+        return q, k, v
+
+    @staticmethod
+    def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        rows, heads, length, size = dq.shape
+        kv_heads = dk.shape[1]
+        count = heads + 2 * kv_heads
+        grad = dq.new_empty(rows, length, count, size, dtype=ctx.dtype)
+        place = 0
+        for part, turned in ((dq, True), (dk, True), (dv, False)):
+            if turned:
+                part = turn_(_copy(part), cos, -sin)
+            grad[:, :, place : place + part.shape[1]].copy_(part.transpose(1, 2))
+            place += part.shape[1]
+        return grad.view(rows, length, count * size), None, None, None, None, None
+
+
+def turned_heads(
+    qkv: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_heads: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """qkv [B, T, (N + 2K) D] -> q [B, N, T, D], k and v [B, K, T, D] in `dtype`, rotated.
+
+    cos and half-negated sin are [T, D_rot] or [B, T, D_rot] in `dtype`."""
+    if cos.ndim == 3:
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one table a row
+    made: tuple[Tensor, Tensor, Tensor] = _TurnedHeads.apply(  # type: ignore[no-untyped-call]
+        qkv, cos, sin, heads, kv_heads, dtype
+    )
+    return made
+
+
+def turn_(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [..., D] in place; cos and (half-negated) sin broadcast over it and
+    may cover only the first channels. With -sin it is undone."""
+    dim = cos.shape[-1]
+    part = x if dim == x.shape[-1] else x[..., :dim]
+    swapped = torch.cat((part[..., dim // 2 :], part[..., : dim // 2]), -1)
+    part.mul_(cos).addcmul_(swapped, sin)
+    return x
+
+
+# -- the head
+
+
+class _Chosen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Matrix, tokens: Tensor, blocked: Any) -> Tensor:
+        logits = head.product(hidden).float()
+        if blocked is not None:
+            logits.index_fill_(-1, blocked, float("-inf"))
+        total = logits.logsumexp(-1)
+        chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - total
+        if ctx.needs_input_grad[0]:
+            ctx.head, ctx.dtype = head, hidden.dtype
+            ctx.save_for_backward(logits.sub_(total.unsqueeze(-1)).exp_(), tokens)
+        return chosen
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        probs, tokens = ctx.saved_tensors
+        wide = grad.unsqueeze(-1)
+        out = (probs * -wide).scatter_add_(-1, tokens.unsqueeze(-1), wide)
+        return ctx.head.back(out.to(ctx.dtype)), None, None, None
+
+
+def chosen_logprobs(hidden: Tensor, head: Matrix, tokens: Tensor, blocked: Tensor | None) -> Tensor:
+    """log softmax(head(hidden))[tokens] for hidden [M, H], tokens [M] -> fp32 [M].
+
+    `blocked` tokens are outside of the softmax. What the backward needs is the probabilities, in
+    place of the logits."""
+    made: Tensor = _Chosen.apply(hidden, head, tokens, blocked)  # type: ignore[no-untyped-call]
+    return made

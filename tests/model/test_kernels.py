@@ -1,0 +1,135 @@
+"""Hand-written backwards against autograd: a wrong one would train on the wrong gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hhchat.model import kernels
+from hhchat.model.trunk import rotate
+from hhchat.model.weights import Weight
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def close(got, want, dtype):
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    scale = float(want.detach().abs().max()) + 1e-6
+    assert float((got - want).detach().float().abs().max()) <= tolerance * scale
+
+
+def grads(output, inputs, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    grad = torch.randn(output.shape, generator=generator).to(output.dtype)
+    return torch.autograd.grad(output, inputs, grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_gated_activation_teaches_what_autograd_says_and_leaves_its_input_alone(dtype, rows):
+    up = torch.randn(rows, 1, 64).to(dtype).requires_grad_()
+    before = up.detach().clone()
+    gate, value = up.float().chunk(2, -1)
+    want = F.silu(gate) * value
+    got = kernels.swiglu(up)
+    close(got, want, dtype)
+    close(grads(got, [up])[0], grads(want, [up])[0], dtype)
+    with torch.no_grad():
+        close(kernels.swiglu(up), want, dtype)
+    assert torch.equal(up, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_agrees_with_torch_and_its_gradient(dtype):
+    x, weight = torch.randn(5, 7, 48).requires_grad_(), torch.rand(48) + 0.5
+    want = F.rms_norm(x, (48,), weight, 1e-6)
+    got = kernels.rms_norm(x, weight, 1e-6, dtype)
+    assert got.dtype == dtype
+    close(got, want, dtype)
+    close(grads(got, [x])[0], grads(want, [x])[0], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("own", [False, True], ids=["one table", "a table a row"])
+def test_heads_are_turned_as_one_by_one_and_turned_back_in_the_backward(dtype, partial, own):
+    rows, length, heads, kv, size = 2, 5, 4, 2, 8
+    dim = size // 2 if partial else size
+    angle = torch.rand((rows, length, dim // 2) if own else (length, dim // 2))
+    cos = torch.cat((angle, angle), -1).cos()
+    sin = torch.cat((-angle.sin(), angle.sin()), -1)
+    qkv = torch.randn(rows, length, (heads + 2 * kv) * size).to(dtype).requires_grad_()
+    got = kernels.turned_heads(qkv, cos, sin, heads, kv, torch.float32)
+    split = qkv.float().view(rows, length, -1, size).transpose(1, 2).split([heads, kv, kv], 1)
+    want = (rotate(split[0], cos, sin), rotate(split[1], cos, sin), split[2])
+    for mine, theirs in zip(got, want, strict=True):
+        close(mine, theirs, torch.float32)
+    close(
+        grads(torch.cat(got, 1), [qkv])[0],
+        grads(torch.cat(want, 1), [qkv])[0],
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_block_of_a_batch_goes_through_its_own_adapter_and_teaches_it_alone(
+    dtype, quantization
+):
+    torch.manual_seed(0)
+    weight = Weight(torch.randn(96, 64) / 8, torch.randn(96), quantization)
+    pairs = [(torch.randn(64, 4) / 8, torch.randn(4, 96) / 2) for _ in range(2)]
+    pairs = [(a.requires_grad_(), b.requires_grad_()) for a, b in pairs]
+    x = torch.randn(6, 3, 64).to(dtype).requires_grad_()
+    roles = [(2.0, *pairs[0]), None, (0.5, *pairs[1])]
+    got = kernels.adapted_product(x, weight, roles)
+    base = x.float() @ weight.dense(torch.float32).t() + weight.bias
+    blocks = list(base.chunk(3))
+    blocks[0] = blocks[0] + 2.0 * x[:2].float() @ pairs[0][0] @ pairs[0][1]
+    blocks[2] = blocks[2] + 0.5 * x[4:].float() @ pairs[1][0] @ pairs[1][1]
+    want = torch.cat(blocks)
+    close(got, want, dtype)
+    inputs = [x, *pairs[0], *pairs[1]]
+    for mine, theirs in zip(grads(got, inputs), grads(want, inputs), strict=True):
+        close(mine, theirs, dtype)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(5, 40), st.booleans(), st.integers(0, 1000))
+def test_log_probability_of_a_token_and_its_gradient(rows, vocabulary, some_blocked, seed):
+    torch.manual_seed(seed)
+    head = Weight(torch.randn(vocabulary, 16), None, "none")
+    hidden = torch.randn(rows, 16).requires_grad_()
+    blocked = torch.tensor([0, 2]) if some_blocked else None
+    tokens = torch.randint(3, vocabulary, (rows,))
+    logits = hidden @ head.dense(torch.float32).t()
+    if blocked is not None:
+        logits = logits.index_fill(-1, blocked, float("-inf"))
+    want = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+    got = kernels.chosen_logprobs(hidden, head, tokens, blocked)
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
+    mine, theirs = grads(got, [hidden])[0], grads(want, [hidden])[0]
+    torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 2, 33])
+def test_a_product_is_the_same_through_every_layout_of_the_matrix(dtype, rows):
+    torch.manual_seed(rows)
+    dense, bias, x = torch.randn(80, 64), torch.randn(80), torch.randn(rows, 2, 64)
+    want = F.linear(x, dense, bias)
+    with torch.inference_mode():
+        packed = kernels.Packed(dense.to(dtype), bias)(x.to(dtype))
+    close(packed, want, dtype)
+    close(kernels.multiply(x.to(dtype), dense.to(dtype), bias.to(dtype)), want, dtype)
+
+
+def test_products_still_work_where_torch_lacks_the_quick_operator(monkeypatch):
+    monkeypatch.setattr(kernels, "_onednn", lambda: None)
+    dense, x = torch.randn(80, 64), torch.randn(3, 64)
+    want = F.linear(x, dense)
+    assert torch.equal(kernels.multiply(x, dense), want)
+    assert torch.equal(kernels.Packed(dense, None)(x), want)
