@@ -18,6 +18,7 @@ from hhchat.store import Store
 from hhchat.text import one_line
 from hhchat.tui.dialogs import Ask, Choose, Confirm
 from hhchat.tui.export import export
+from hhchat.tui.keyline import KeyLine
 from hhchat.types import Conversation, HhchatError
 
 if TYPE_CHECKING:
@@ -46,14 +47,13 @@ class Conversations(ModalScreen[str | None]):
             yield Static("Conversations", classes="dialog-title", markup=False)
             yield Input(placeholder="search in all that was said")
             yield OptionList()
-            keys = Content.from_markup(
-                "[@click=screen.open][bold]enter[/] open[/]  "
-                "[@click=screen.rename][bold]ctrl+t[/] rename[/]  "
-                "[@click=screen.export][bold]ctrl+x[/] export[/]  "
-                "[@click=screen.delete][bold]ctrl+d[/] delete[/]  "
-                "[@click=screen.cancel][bold]esc[/] leave[/]"
+            yield KeyLine(
+                ("enter", "open", "open"),
+                ("ctrl+t", "rename", "rename"),
+                ("ctrl+x", "export", "export"),
+                ("ctrl+d", "delete", "delete"),
+                ("esc", "leave", "cancel"),
             )
-            yield Static(keys, classes="dialog-keys")
 
     def on_mount(self) -> None:
         self.find("")

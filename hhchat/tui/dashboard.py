@@ -18,6 +18,7 @@ from hhchat.standing import Standing, Version, gather
 from hhchat.stats import share, win_rate_of_elo
 from hhchat.text import one_line, printable
 from hhchat.tui import pump
+from hhchat.tui.keyline import KeyLine
 from hhchat.tui.plots import Row, bar, intervals
 from hhchat.types import HhchatError, Measurement
 
@@ -69,11 +70,13 @@ class Dashboard(Screen[str | None]):
             yield self.agreement
             yield self.versions
             yield from self.extra
-        keys = Content.from_markup(
-            "[@click=screen.train][bold]t[/] train[/]  [@click=screen.again][bold]r[/] refresh[/]  "
-            "[bold]↑↓[/] scroll  [@click=screen.close][bold]esc[/] back to the chat[/]"
+        yield KeyLine(
+            ("t", "train", "train"),
+            ("r", "refresh", "again"),
+            ("↑↓", "scroll", ""),
+            ("esc", "back to the chat", "close"),
+            id="dashboard-keys",
         )
-        yield Static(keys, classes="dialog-keys", id="dashboard-keys")
 
     def on_mount(self) -> None:
         self.picks.update("counting …")
@@ -169,12 +172,12 @@ def picks(standing: Standing, width: int) -> list[str]:
 def agreement(standing: Standing, width: int) -> list[str]:
     """The preference models' accuracy beside the user's own consistency, from 50%, a coin's."""
     rows = [
-        _share(f"{_name(v)} learned", v.accuracy)
+        _share(_name(v), v.accuracy)
         for v in standing.versions[-VERSIONS:]
         if v.accuracy is not None
     ]
     if standing.consistency is not None:
-        rows.append(_share("you, shown it again", standing.consistency))
+        rows.append(_share("you again", standing.consistency))
     lines = intervals(rows, width, 0.5, "%")
     if not rows:
         lines = [
@@ -184,6 +187,9 @@ def agreement(standing: Standing, width: int) -> list[str]:
     elif standing.consistency is None:
         lines.append("How often you agree with yourself is the most that can be learned: some old")
         lines.append("pairs are shown to you again, and there are none yet ([chat] replay).")
+    else:
+        lines.append("How often each is right about picks it has not seen, and how often you")
+        lines.append("agreed with yourself (you again): the most that can be learned.")
     for version in [v for v in standing.versions if v.gain is not None][-1:]:
         gain = version.gain
         assert gain is not None

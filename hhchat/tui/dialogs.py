@@ -15,18 +15,13 @@ from textual.widgets.option_list import Option
 
 from hhchat.text import one_line, printable
 from hhchat.tui.composer import Composer
+from hhchat.tui.keyline import KeyLine, Keys
 from hhchat.types import Source
 
 CANCEL = Binding("escape", "cancel", "cancel", show=False)
 
 
-def keys_line(action: str, words: str) -> Static:
-    """Enter and Esc, which can be clicked."""
-    keys = (
-        f"[@click=screen.{action}][bold]enter[/] {words}[/]  ·  "
-        "[@click=screen.cancel][bold]esc[/] leaves[/]"
-    )
-    return Static(Content.from_markup(keys), classes="dialog-keys")
+LEAVES = ("esc", "leaves", "cancel")
 
 
 class Ask(ModalScreen[str | None]):
@@ -42,7 +37,7 @@ class Ask(ModalScreen[str | None]):
         with Vertical(classes="dialog"):
             yield Static(Content(self._title), classes="dialog-title", markup=False)
             yield Input(self._text)
-            yield keys_line("keep", "keeps it")
+            yield KeyLine(("enter", "keeps it", "keep"), LEAVES)
 
     def on_input_submitted(self) -> None:
         self.action_keep()
@@ -70,11 +65,7 @@ class Confirm(ModalScreen[bool]):
         with Vertical(classes="dialog"):
             yield Static(Content(self._title), classes="dialog-title", markup=False)
             yield Static(Content(self._text), markup=False)
-            keys = Content.from_markup(
-                "[@click=screen.answer(True)][bold]y[/] yes[/]  ·  "
-                "[@click=screen.answer(False)][bold]n[/] no[/]"
-            )
-            yield Static(keys, classes="dialog-keys")
+            yield KeyLine(("y", "yes", "answer(True)"), ("n", "no", "answer(False)"))
 
     def action_answer(self, answer: bool) -> None:
         self.dismiss(answer)
@@ -87,7 +78,8 @@ class Editor(ModalScreen[Edited | None]):
     """The chat's own message box, large: Enter keeps, Ctrl-J breaks the line, Esc leaves."""
 
     BINDINGS = [CANCEL, Binding("ctrl+s", "send", "keep", show=False, priority=True)]
-    KEPT, MORE = "keeps it", ""
+    KEPT = "keeps it"
+    MORE: Keys = ()
 
     def __init__(self, title: str, placeholder: str, text: str = "") -> None:
         super().__init__()
@@ -98,11 +90,8 @@ class Editor(ModalScreen[Edited | None]):
         with Vertical(classes="dialog -large"):
             yield Static(Content(self._title), classes="dialog-title", markup=False)
             yield self.editor
-            keys = (
-                f"[@click=screen.send][bold]enter[/] {self.KEPT}[/]  [bold]ctrl+j[/] new line  "
-                f"{self.MORE}[@click=screen.cancel][bold]esc[/] leaves[/]"
-            )
-            yield Static(Content.from_markup(keys), classes="dialog-keys")
+            enter, line = ("enter", self.KEPT, "send"), ("ctrl+j", "new line", "")
+            yield KeyLine(enter, line, *self.MORE, LEAVES)
 
     def on_mount(self) -> None:
         self.load(self._text)
@@ -151,10 +140,7 @@ class Write(Editor[tuple[str, Source]]):
         Binding("f2", "start(0)", "from left", show=False),
         Binding("f3", "start(1)", "from right", show=False),
     ]
-    MORE = (
-        "[@click=screen.start(0)][bold]f2[/] from left[/]  "
-        "[@click=screen.start(1)][bold]f3[/] from right[/]  "
-    )
+    MORE = (("f2", "from left", "start(0)"), ("f3", "from right", "start(1)"))
 
     def __init__(self, replies: Sequence[str]) -> None:
         super().__init__("Your own reply", "The reply you would have liked …")
@@ -182,7 +168,7 @@ class Choose(ModalScreen[int | None]):
         with Vertical(classes="dialog"):
             yield Static(Content(self._title), classes="dialog-title", markup=False)
             yield OptionList(*(Option(Content(one_line(text, 200))) for text in self._options))
-            yield keys_line("take", "takes it")
+            yield KeyLine(("enter", "takes it", "take"), LEAVES)
 
     def action_take(self) -> None:
         self.query_one(OptionList).action_select()

@@ -15,6 +15,7 @@ from textual.widgets.option_list import Option
 
 from hhchat.text import one_line
 from hhchat.tui import pump
+from hhchat.tui.keyline import KeyLine
 from hhchat.tui.setup import FirstRun
 
 WHAT = (
@@ -41,11 +42,8 @@ class What(ModalScreen[bool]):
         with Vertical(classes="dialog"):
             yield Static("Welcome to hhchat", classes="dialog-title", markup=False)
             yield Static(Content.from_markup(WHAT))
-            keys = (
-                "[@click=screen.answer(True)][bold]enter[/] choose a model[/]  ·  "
-                "[@click=screen.answer(False)][bold]esc[/] straight to the chat[/]"
-            )
-            yield Static(Content.from_markup(keys), classes="dialog-keys")
+            choose = ("enter", "choose a model", "answer(True)")
+            yield KeyLine(choose, ("esc", "straight to the chat", "answer(False)"))
 
     def action_answer(self, answer: bool) -> None:
         self.dismiss(answer)
@@ -79,8 +77,7 @@ class Which(ModalScreen[str | None]):
             )
             yield Input(placeholder="folder or hub id, then enter")
             yield self.about
-            keys = "[bold]enter[/] takes it  ·  [@click=screen.cancel][bold]esc[/] the starter[/]"
-            yield Static(Content.from_markup(keys), classes="dialog-keys")
+            yield KeyLine(("enter", "takes it", "take"), ("esc", "the starter", "cancel"))
 
     def on_mount(self) -> None:
         self.query_one(Input).display = False
@@ -97,6 +94,13 @@ class Which(ModalScreen[str | None]):
         box = self.query_one(Input)
         box.display = True
         box.focus()
+
+    async def action_take(self) -> None:
+        box, options = self.query_one(Input), self.query_one(OptionList)
+        if box.display:
+            await box.action_submit()
+        else:
+            options.action_select()
 
     def on_input_changed(self) -> None:
         self._usable = ""

@@ -12,6 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from hhchat.tui.hints import target
+from hhchat.tui.keyline import KeyLine
 from hhchat.tui.keys import KEYS, Key
 
 ABOUT = (
@@ -56,8 +57,7 @@ class Help(ModalScreen[str | None]):
                         yield Row(key)
                 yield Static("What this is", classes="help-group", markup=False)
                 yield Static(Content(ABOUT), markup=False)
-            close = "[@click=screen.close][bold]esc[/] closes[/]  ·  a click on a line does it"
-            yield Static(Content.from_markup(close), classes="dialog-keys")
+            yield KeyLine(("esc", "closes", "close"), ("click", "a line to do it", ""))
 
     def on_mount(self) -> None:
         self.query_one("#help-map").focus()

@@ -15,6 +15,7 @@ from hhchat.config import ChatConfig
 from hhchat.settings import Text, build, convert
 from hhchat.text import one_line, printable
 from hhchat.tui.composer import Composer
+from hhchat.tui.keyline import KeyLine
 from hhchat.types import BadInput, Sampling
 
 FIELDS = {
@@ -52,11 +53,8 @@ class Settings(ModalScreen[Kept | None]):
                     yield Input(f"{value:g}", id=f"setting-{name}", compact=True)
                     yield Static(Content(words), classes="setting-help", markup=False)
             yield self.about
-            keys = (
-                "[bold]tab[/] next  [@click=screen.keep][bold]ctrl+s[/] keeps it[/]  "
-                "[@click=screen.cancel][bold]esc[/] leaves[/]"
-            )
-            yield Static(Content.from_markup(keys), classes="dialog-keys")
+            keep = ("ctrl+s", "keeps it", "keep")
+            yield KeyLine(("tab", "next", ""), keep, ("esc", "leaves", "cancel"))
 
     def on_mount(self) -> None:
         self.system.load_text(printable(self._text))

@@ -13,9 +13,9 @@ HOW = (
 STARTER = (
     "[bold]You are talking to the bundled starter: a toy.[/] It is small enough to train here in "
     "minutes, so that you can see the whole loop work. It knows little and is often wrong. "
+    "Try: [italic]hello[/] · [italic]what is 7 plus 5?[/] · [italic]how do I make tea?[/]\n\n"
     "For an assistant worth teaching, bring a real model:\n\n"
-    "    [bold $accent]hhchat chat --model PATH_OR_HUB_ID[/]\n\n"
-    "Try: [italic]hello[/] · [italic]what is 7 plus 5?[/] · [italic]how do I make tea?[/]"
+    "    [bold $accent]hhchat chat --model PATH_OR_HUB_ID[/]"
 )
 
 

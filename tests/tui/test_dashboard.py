@@ -151,9 +151,9 @@ async def test_the_dashboard_shows_it_all(desk: Desk, learned: Path, size: tuple
             text = d.screen_text()
             for words in (
                 "64 comparisons, 60 of them can teach",
-                "s-new learned",
+                "s-new  ",
                 "70% (60% to 78%) of 90",
-                "you, shown it again",
+                "you again",
                 "s-new *",
                 "It wins 67%",
                 "this panel failed: RuntimeError: [/INST] no",
