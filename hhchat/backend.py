@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hhchat.protocols import Engine, Scorer
-from hhchat.snapshots import Resolver
+from hhchat.snapshots import CURRENT, Resolver
 
 if TYPE_CHECKING:
     from hhchat.config import Config
-    from hhchat.model import Model
+    from hhchat.model import Model, PreferenceModel
 
 Resolve = Callable[[str], tuple[str, Path | None]]
 
@@ -60,11 +60,14 @@ class LocalBackend:
     def engine(self, model: Model, resolve: Resolve) -> Engine:
         """A sampler; with a `Resolver`, best-of-k asks each snapshot's own preference model."""
         from hhchat.model import LocalEngine
+        from hhchat.model.asking import LocalAsker
 
         if not isinstance(resolve, Resolver):
             return LocalEngine(model, resolve)
         resolve = replace(resolve, base=resolve.base or model.identity)
-        return LocalEngine(model, resolve, judge=_Judges(self, model, resolve))
+        judges = _Judges(self, model, resolve)
+        asker = LocalAsker(lambda: _describer(model, resolve))
+        return LocalEngine(model, resolve, judge=judges, asker=asker)
 
     def preference(self, model: Model, folder: Path) -> Scorer:
         from hhchat.model import PreferenceModel
@@ -106,6 +109,16 @@ class _Judges:
                 return None
             self._loaded[snapshot] = self.backend.preference(self.model, folder)
         return self._loaded[snapshot]
+
+
+def _describer(model: Model, resolve: Resolver) -> PreferenceModel | None:
+    """The preference model whose features tell replies apart: the prior beside the base, else the
+    current snapshot's; None before there is either."""
+    from hhchat.model import PreferenceModel
+
+    prior = model.folder / "prior"
+    folder = prior if (prior / "pm.json").is_file() else resolve.preference(CURRENT)
+    return None if folder is None else PreferenceModel.load(model, folder)
 
 
 def _what_fits(available: int, needed: Mapping[str, int]) -> str:

@@ -67,6 +67,20 @@ class ChatConfig:
     best_of: int = setting(
         1, "Draw this many per reply and keep the preference model's favourite.", low=1, high=64
     )
+    candidates: int = setting(
+        2,
+        "Sample this many replies and show the two whose comparison teaches most. More than 2 "
+        "need a preference model or a prior, and replies then come whole instead of growing.",
+        low=2,
+        high=16,
+    )
+    plain: float = setting(
+        0.25,
+        "Share of pairs that stay a plain draw when there are more candidates than 2: they, and "
+        "held-out conversations, test what was learnt.",
+        low=0.0,
+        high=1.0,
+    )
     replay: float = setting(
         0.03,
         "Share of messages before which a pair from an earlier day is shown again, sides "

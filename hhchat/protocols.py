@@ -17,6 +17,7 @@ from hhchat.types import (
     Exchange,
     Generation,
     Measurement,
+    Message,
     Metric,
     Prompt,
     SampleReport,
@@ -58,6 +59,29 @@ class Engine(Protocol):
     def generate(self, draws: Sequence[Draw]) -> list[Generation]:
         """All replies at once, batched for throughput, in the order of `draws`."""
         ...
+
+
+class Asker(Protocol):
+    """Chooses which two of several replies a pick between would teach most."""
+
+    latest: str  # id of the last comparison it has learnt from
+
+    def learn(self, comparisons: Sequence[Comparison]) -> None:
+        """Take in the user's picks since `latest`."""
+        ...
+
+    def choose(
+        self, messages: Sequence[Message], replies: Sequence[Generation]
+    ) -> tuple[int, int] | None:
+        """The two to show; None when it cannot tell."""
+        ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """An engine that can choose what to ask."""
+
+    asker: Asker
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from hhchat.pool import Pool
-from hhchat.protocols import Engine, Objective, Panel
+from hhchat.protocols import Asking, Engine, Objective, Panel
 from hhchat.similar import near_identical
 from hhchat.types import (
     BadInput,
@@ -27,6 +27,7 @@ from hhchat.types import (
     Message,
     ModelError,
     Outcome,
+    Purpose,
     Sampling,
     Side,
     Source,
@@ -47,6 +48,7 @@ QUESTIONS: Mapping[str, str] = {
     "redteam-worst": "Which reply is more harmful?",
 }
 REDTEAM = ("redteam-best", "redteam-worst")  # their questions are never replaced by a plugin's
+RECALLED = 500  # of the latest comparisons, for an engine that chooses what to ask
 SEED_BITS = 31  # what every sampler and every SQLite integer holds
 
 
@@ -71,6 +73,9 @@ class Pair:
     attempt: int = 0  # 1 when the first pair was near-identical and was sampled again
     texts: list[str] = field(default_factory=lambda: ["", ""])
     generations: list[Generation | None] = field(default_factory=lambda: [None, None])
+    others: tuple[Draw, ...] = ()  # more candidates: the two that teach most become the pair
+    picks: tuple[Comparison, ...] = ()  # what the engine has not learnt yet, to choose by
+    active: bool = False  # the two were chosen to teach
 
     def index(self, side: Side) -> Index:
         """Storage index of the reply shown on `side`."""
@@ -143,12 +148,17 @@ class Session:
         rng: random.Random | None = None,
         source: Source = "model",
         replay: float = 0.0,
+        candidates: int = 2,
+        plain: float = 0.25,
     ) -> None:
         """`engine` may come later (the app paints before the model is loaded).
 
         `pool` draws each reply's snapshot by weight; without one both come from `snapshot`.
         `question` names the objective whose question heads the chat, whatever the mode.
         `replay` is the share of messages before which an old pair is shown again.
+        Of `candidates` replies the two that teach most are shown, where the engine can tell;
+        never in held-out conversations, and not for the share `plain` of the others, so that
+        what tests a model stays a fair draw.
         """
         self.store = store
         self.engine = engine
@@ -165,6 +175,7 @@ class Session:
         self.rng = rng or random.Random(random.SystemRandom().getrandbits(64))
         self.source: Source = source
         self.replay = replay
+        self.candidates, self.plain = max(2, candidates), plain
         self.again: Again | None = None  # an old pair on the table
         self.conversation: Conversation | None = None
         self.turn: Turn | None = None
@@ -294,27 +305,32 @@ class Session:
 
     # Sampling --------------------------------------------------------------------------------
 
-    def draw_pair(self) -> tuple[Draw, Draw]:
-        """Choose seeds, snapshots and sides of a new pair for the last message."""
+    def draw_pair(self) -> tuple[Draw, ...]:
+        """Choose seeds, snapshots and sides of a new pair for the last message.
+
+        Two draws, or as many as there are candidates when the pair is to be chosen from them."""
         if self.turn is None or not self.unanswered:
             raise BadInput("there is no message to answer yet")
         self.keep()
         again = self.pair is not None and self.pair.alike and self.pair.attempt == 0
         draws: list[Draw] = []
-        for _ in range(2):
+        for _ in range(self._wanted()):
             seed = self.rng.getrandbits(SEED_BITS)
             unlike = (again or self.blind) and draws
             snapshot, sampling = self._version(draws[0] if unlike else None)
             draws.append(Draw(self._context, seed, sampling, snapshot))
         self.pair = Pair((draws[0], draws[1]), self._next_side(), attempt=1 if again else 0)
-        return self.pair.draws
+        if len(draws) > 2:
+            self.pair.others, self.pair.picks = tuple(draws[2:]), self._unlearnt()
+        return tuple(draws)
 
     def ask(
         self, cancelled: Callable[[], bool] = lambda: False, pair: Pair | None = None
     ) -> Iterator[Delta]:
         """Sample the pair drawn last (or `pair`); rows are display sides, 0 left and 1 right.
 
-        For a worker thread: touches no store. The engine is used by one thread at a time.
+        For a worker thread: touches no store. The engine is used by one thread at a time. A pair
+        that is chosen from more candidates comes whole: which two it is shows when all are there.
         """
         pair, engine = pair or self.pair, self.engine
         if pair is None:
@@ -322,7 +338,8 @@ class Session:
         if engine is None:
             raise ModelError("the model is not loaded yet")
         with self._lock:
-            for delta in engine.sample(pair.draws, cancelled):
+            sampled = _chosen(engine, pair, cancelled) if pair.others else None
+            for delta in engine.sample(pair.draws, cancelled) if sampled is None else sampled:
                 if delta.text:
                     pair.texts[delta.row] += delta.text
                 if delta.generation is not None:
@@ -365,6 +382,28 @@ class Session:
         base = None if self.engine is None else self.engine.base
         taken = None if other is None else (other.snapshot, other.sampling)
         return self.pool.draw(self.rng, self.sampling, base, taken)
+
+    def _wanted(self) -> int:
+        """How many replies to sample for the pair that comes."""
+        assert self.conversation is not None
+        if (
+            self.candidates == 2
+            or self.blind
+            or self.conversation.split == "heldout"
+            or not isinstance(self.engine, Asking)
+            or self.rng.random() < self.plain
+        ):
+            return 2
+        return self.candidates
+
+    def _unlearnt(self) -> tuple[Comparison, ...]:
+        """Picks that the engine's asker has not seen, oldest first."""
+        assert isinstance(self.engine, Asking)
+        latest = self.engine.asker.latest
+        if latest:
+            return tuple(self.store.iter_usable(split="train", after=latest))
+        found = self.store.comparisons(limit=RECALLED, newest_first=True, split="train")
+        return tuple(c for c in reversed(list(found)) if self.store.teaches(c))
 
     def _next_side(self) -> Index:
         """Shuffled in blocks of four, two of each, so that neither side is ever favoured."""
@@ -533,11 +572,16 @@ class Session:
             turn_index=self.turn.index,
             latency=latency,
             source=self.source,
-            purpose="simulated" if self.source == "simulated" else "chat",
+            purpose=self._purpose(pair),
             comment=(comment or "").strip() or None,
             conversation=self.conversation.id,
             split=self.conversation.split,
         )
+
+    def _purpose(self, pair: Pair) -> Purpose:
+        if pair.active:
+            return "active"
+        return "simulated" if self.source == "simulated" else "chat"
 
     def _pair(self) -> Pair:
         if self.unsaved is not None:
@@ -589,6 +633,25 @@ class Session:
     def _enter(self, turn: Turn | None) -> None:
         self.turn = turn
         self._context = () if turn is None else self.store.context(turn.id)
+
+
+def _chosen(engine: Engine, pair: Pair, cancelled: Callable[[], bool]) -> list[Delta]:
+    """Sample all candidates and make the two that teach most the pair; as whole rows."""
+    assert isinstance(engine, Asking)
+    draws = (*pair.draws, *pair.others)
+    made: list[Generation | None] = [None] * len(draws)
+    for delta in engine.sample(draws, cancelled):
+        if delta.generation is not None:
+            made[delta.row] = delta.generation
+    replies = [g for g in made if g is not None]
+    if len(replies) < len(draws) or cancelled():
+        return []  # stopped before there was anything to choose from
+    engine.asker.learn(pair.picks)
+    two = engine.asker.choose(draws[0].messages, replies)
+    first, second = two or (0, 1)
+    pair.active, pair.others, pair.picks = two is not None, (), ()
+    pair.draws = (draws[first], draws[second])
+    return [Delta(row, replies[i].text, replies[i]) for row, i in enumerate((first, second))]
 
 
 def _other(index: Index) -> Index:

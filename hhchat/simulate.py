@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from hhchat import stats
-from hhchat.protocols import Engine
+from hhchat.protocols import Asking, Engine
 from hhchat.session import Session, SessionPlugins
 from hhchat.types import (
     BadInput,
@@ -62,6 +62,7 @@ class SimReport:
     heldout: int = 0  # picks whose conversation is held out
     better: int = 0  # picks of the reply that the user truly likes better
     left: int = 0  # picks of the left side
+    active: int = 0  # picks between two replies that were chosen to teach
     seconds: float = 0.0
     comparisons: list[str] = field(default_factory=list)  # ids, in order
 
@@ -88,17 +89,19 @@ def simulate(
     snapshot: str = "current",
     plugins: SessionPlugins | None = None,
     wave: int = WAVE,
+    candidates: int = 2,
+    plain: float = 0.25,
 ) -> SimReport:
     """Chat until `picks` picks are recorded; ties between identical replies come on top.
 
     Every row is what a person's pick would have left, marked as simulated. The same seed on the
-    same model gives the same picks.
+    same model gives the same picks. `candidates` and `plain` are those of `Session`.
     """
     user = find_user(user) if isinstance(user, str) else user
     if picks < 1:
         raise BadInput(f"the number of picks must be at least 1, not {picks}")
     rng = random.Random(f"{user.name}:{seed}")
-    batch = _Batch(engine)
+    batch = _AskingBatch(engine) if isinstance(engine, Asking) else _Batch(engine)
     report, began = SimReport(user.name), time.monotonic()
     barren = 0
     for scripts in _waves(prompts, rng, wave):
@@ -113,6 +116,8 @@ def simulate(
                 plugins=plugins,
                 rng=random.Random(rng.getrandbits(64)),
                 source="simulated",
+                candidates=candidates,
+                plain=plain,
             )
             talks.append(_Talk(session, user, script, random.Random(rng.getrandbits(64))))
             report.conversations += 1
@@ -226,6 +231,7 @@ class _Talk:
         report.left += position <= 4
         report.better += (gap > 0) == (position <= 4) if gap else 0
         report.heldout += made.split == "heldout"
+        report.active += made.purpose == "active"
         report.comparisons.append(made.id)
 
     def _latency(self, characters: int) -> float:
@@ -267,6 +273,16 @@ class _Batch:
 
     def generate(self, draws: Sequence[Draw]) -> list[Generation]:
         return [self.ready[draw] for draw in draws]
+
+
+@dataclass
+class _AskingBatch(_Batch):
+    """The same for an engine that chooses what to ask."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert isinstance(self.engine, Asking)
+        self.asker = self.engine.asker
 
 
 def _waves(

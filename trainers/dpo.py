@@ -15,7 +15,6 @@ import torch
 from hhchat_trainers import state
 from hhchat_trainers.descent import total_of
 from hhchat_trainers.maths import preference_loss
-from hhchat_trainers.pm import CONFIDENCE
 from hhchat_trainers.policy import PolicyLearner, PolicySettings
 from hhchat_trainers.readings import kl_readings
 from hhchat_trainers.rollout import Response
@@ -24,6 +23,7 @@ from torch import Tensor
 from hhchat.hookspecs import hookimpl
 from hhchat.model import Model
 from hhchat.model.preference import by_length, judged, reply_ids
+from hhchat.model.taste import CONFIDENCE
 from hhchat.model.trunk import Role
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting

@@ -29,15 +29,12 @@ from hhchat.model.preference import (
     reply_ids,
     size_of,
 )
+from hhchat.model.taste import CONFIDENCE, RIDGE, fit_taste
 from hhchat.parallel import ALONE
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
 from hhchat.stats import wilson
 from hhchat.types import BadInput, Cancelled, Comparison, HhchatError, Measurement, Metric
-
-# Probability that a pick of this strength is what the user would pick again. Picked with the plain
-# key, nothing is known of the strength.
-CONFIDENCE = {1: 0.5, 2: 0.75, 3: 0.9, 4: 0.97, None: 0.9}
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,16 @@ class PM:
     )
     rank: int = setting(16, "LoRA rank of the adapter, where no prior sets it.", low=1)
     learning_rate: float | None = setting(
-        None, "Peak learning rate; none: 0.077 / width (3e-4 for the starter).", low=0.0
+        None,
+        "Peak learning rate; none: 0.0077 / width from a prior (3e-5 for the starter), else "
+        "0.077 / width.",
+        low=0.0,
+    )
+    head_start: float = setting(
+        RIDGE,
+        "Ridge of the fit on the prior's features that the head starts from, in mean squared "
+        "differences; 0: a random head.",
+        low=0.0,
     )
     head_rate: float = setting(
         50.0, "Learning rate of the scalar head, times learning_rate, at width 256.", low=0.0
@@ -98,7 +104,8 @@ class PM:
         if "a" in models:
             tested["cross"] = cross(models["a"], models["b"], parts["a"], parts["b"], budget)
             crossed = [gap for _, gap in tested["cross"]]
-            measured.append(accuracy("pm_cross_accuracy", crossed))
+            if crossed:
+                measured.append(accuracy("pm_cross_accuracy", crossed))
         for m in measured:
             context.log(Metric("pm", total, m.name, m.value))
 
@@ -133,9 +140,13 @@ class PM:
         seed = state.seed_for(context.seed, "pm", which)
         made = PreferenceModel(model, self.start(model, seed))
         role = made.role
+        primed = self.head_start > 0 and prior_of(model, self.prior) is not None
+        if primed:
+            self.prime(made, budget, pairs)
         head = [*role.head.parameters(), role.context_end]
         width = model.spec.hidden
-        peak = 0.077 / width if self.learning_rate is None else self.learning_rate
+        usual = (0.0077 if primed else 0.077) / width
+        peak = usual if self.learning_rate is None else self.learning_rate
         groups = [
             {"params": list(role.adapter.parameters()), "factor": 1.0},
             # Adam moves a readout of H inputs by H times its rate: the wider, the slower
@@ -223,6 +234,21 @@ class PM:
         role.head = ScalarHead(model.spec.hidden, seed=seed)
         return role.to(model.device)
 
+    def prime(self, made: PreferenceModel, budget: Budget, pairs: Sequence[Pair]) -> None:
+        """Start the head from what the picks say of the prior's features, before any moves.
+
+        A random head spends the first dozens of picks on finding the features again."""
+        rows = [p.row for p in pairs]
+        features = budget.fitting(lambda tokens: made.features(rows, tokens=tokens))
+        differences = torch.stack([f[0] - f[1] for f in features])
+        targets = torch.tensor([p.target for p in pairs])
+        try:
+            taste = fit_taste(differences, targets, self.head_start)
+        except ValueError as error:
+            raise HhchatError(f"the preference model cannot read this base: {error}") from None
+        with torch.no_grad():
+            made.role.head.weight.copy_(taste.weights)
+
     def update(
         self, made: PreferenceModel, descent: Descent, batch: Sequence[Pair]
     ) -> tuple[float, float]:
@@ -281,6 +307,7 @@ class Pair:
     target: float
     talk: str = ""  # the conversation it is of
     id: str = ""  # the comparison's
+    active: bool = False  # chosen to teach: it tests nothing
 
 
 def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
@@ -289,10 +316,10 @@ def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
     rejected = reply_ids(model, comparison.rejected)
     if chosen == rejected:
         return None
-    target = CONFIDENCE.get(comparison.strength, 0.9) if soft else 1.0
+    target = CONFIDENCE[comparison.strength] if soft else 1.0
     talk = comparison.conversation or comparison.messages[0].content
     row = judged(model, comparison.messages, [chosen, rejected])
-    return Pair(row, target, talk, comparison.id)
+    return Pair(row, target, talk, comparison.id, comparison.purpose == "active")
 
 
 def halves(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
@@ -340,8 +367,10 @@ def cross(
     budget: Budget | None = None,
 ) -> list[tuple[str, float]]:
     """Each half's model on the other half's picks: all picks are tested, each by a model that has
-    not seen it, at the price of models that saw only half of the data."""
-    return [*gaps_by_id(a, part_b, budget), *gaps_by_id(b, part_a, budget)]
+    not seen it, at the price of models that saw only half of the data. Pairs that were chosen to
+    teach are left out: they are harder than what the assistant says by itself."""
+    fair_a, fair_b = ([p for p in part if not p.active] for part in (part_a, part_b))
+    return [*gaps_by_id(a, fair_b, budget), *gaps_by_id(b, fair_a, budget)]
 
 
 def measure(found: Sequence[float], name: str) -> list[Measurement]:

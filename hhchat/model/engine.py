@@ -14,6 +14,7 @@ from hhchat.model.base import Model
 from hhchat.model.decode import Batch, Prefix, Row
 from hhchat.model.lora import load_adapter
 from hhchat.model.trunk import Decoder
+from hhchat.protocols import Asker
 from hhchat.types import (
     Delta,
     Draw,
@@ -44,6 +45,7 @@ class LocalEngine:
         resolve: Resolve = _base_only,
         *,
         judge: Callable[[str], object] | None = None,
+        asker: Asker | None = None,
         dtype: torch.dtype | None = None,
         rows: int = ROWS,
     ) -> None:
@@ -52,6 +54,8 @@ class LocalEngine:
         self.rows = rows
         self._resolve = resolve
         self._judge = judge
+        if asker is not None:  # without one, the engine is none that can choose what to ask
+            self.asker = asker
         self._dtype = dtype or model.exact
         self._decoders: OrderedDict[str, tuple[Decoder, Prefix]] = OrderedDict()
         self._lock = threading.Lock()

@@ -169,12 +169,25 @@ class PreferenceModel:
                     out[i] = line[: len(rows[i].replies)]
         return out
 
-    def forward(self, rows: Rows) -> Tensor:
-        """Raw scores [B, R] at the end-of-context tokens; differentiable."""
-        hidden = self.model.trunk.hidden(
+    def features(self, rows: Sequence[Judged], *, tokens: int = 4096) -> list[Tensor]:
+        """What the head reads: [R, H] on the CPU, for each row's replies."""
+        out: list[Tensor] = [torch.empty(0)] * len(rows)
+        with torch.inference_mode():
+            for group in by_length([size_of(r) for r in rows], tokens):
+                packed = pack([rows[i] for i in group]).to(self.model.device)
+                for i, hidden in zip(group, self.hidden(packed).float().cpu(), strict=True):
+                    out[i] = hidden[: len(rows[i].replies)]
+        return out
+
+    def hidden(self, rows: Rows) -> Tensor:
+        """Hidden states [B, R, H] at the end-of-context tokens; differentiable."""
+        return self.model.trunk.hidden(
             rows, (self.role.adapter,), dtype=self.dtype, context_end=self.role.context_end
         )[0]
-        scores: Tensor = self.role.head(hidden)
+
+    def forward(self, rows: Rows) -> Tensor:
+        """Raw scores [B, R] at the end-of-context tokens; differentiable."""
+        scores: Tensor = self.role.head(self.hidden(rows))
         return scores
 
     def score(self, exchanges: Sequence[Exchange]) -> list[float]:

@@ -106,6 +106,8 @@ class ChatApp(App[None]):
             question=chat.question,
             rng=setup.rng,
             replay=chat.replay,
+            candidates=chat.candidates,
+            plain=chat.plain,
         )
 
     def _resumed(self, setup: Setup) -> str | None:
