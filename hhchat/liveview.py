@@ -84,7 +84,13 @@ def _head(watch: Watch, width: int) -> list[Any]:
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
         _text(title, "bold"),
-        ProgressBar(total=total, completed=done_, width=max(8, min(BAR, width - 48))),
+        ProgressBar(
+            total=total,
+            completed=done_,
+            width=max(8, min(BAR, width - 48)),
+            complete_style="cyan",
+            finished_style="green",
+        ),
         _text(f"{where}  {times}" + (f", {clock_time(left)} left" if left is not None else "")),
     )
     return [chain, bar] if title else [chain]

@@ -49,7 +49,7 @@ def scatter(
     left, right = _ends([x for x, _ in known])
     low, high = _ends([y for _, y in known])
     marks = {
-        rows - 1 - cell(t, low, high, rows): number(t) for t in ticks(low, high, max(3, rows // 3))
+        rows - 1 - cell(t, low, high, rows): number(t) for t in ticks(low, high, max(3, rows // 2))
     }
     margin = max(map(len, marks.values()), default=1)
     columns = width - margin - 2

@@ -35,7 +35,7 @@ class Glimpse:
     ) -> None:
         self.show, self.engine, self.reference = context.show, engine, reference
         pool = list(context.heldout_prompts or context.prompts)
-        order = torch.randperm(len(pool), generator=state.generator_for(0, "glimpse")).tolist()
+        order = torch.randperm(len(pool), generator=state.generator_for(0, "a glimpse")).tolist()
         self.prompts: list[Prompt] = [pool[i] for i in order[:PROMPTS]]
         self.seeds = [state.seed_for(0, "glimpse", i) for i in range(len(self.prompts))]
         self.longest = min(max_new_tokens, LONGEST)
