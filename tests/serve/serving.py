@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,16 @@ class Tab:
             assert time.monotonic() < deadline, (words, bytes(self.written[after:])[-2000:])
             await asyncio.sleep(0.02)
         return len(self.written)
+
+    async def press(self, keys: str, words: bytes) -> None:
+        """Type until it shows: a dialog that has just opened may not have the keys yet."""
+        at = len(self.written)
+        for _ in range(20):
+            await self.type(keys)
+            with suppress(AssertionError):
+                await self.until(words, at, patience=1.5)
+                return
+        raise AssertionError(words)
 
     async def pair(self, text: str) -> None:
         """Say something and wait for the two replies."""

@@ -123,6 +123,26 @@ async def test_nothing_is_left_behind_when_the_server_ends(
             until(lambda child=child: gone(child), what=f"the end of process {child}")
 
 
+async def test_a_newcomer_chooses_the_model_in_the_first_tab(serve: Serve, visit: Visit) -> None:
+    """Nothing is loaded before; what fits is found out without torch in the app."""
+    served = serve()
+    async with visit(served) as visitor, visitor.tab() as tab:
+        await tab.until(b"Welcome to hhchat")
+        assert "the model is loaded" not in served.errors
+        await tab.press("\r", b"Which model?")
+        await tab.press("\x1b[B\r", b"folder or hub id, then")  # down: a model of one's own
+        await tab.type("starter")
+        await tab.until(b"starter")
+        await tab.press("\r", b"It fits")
+        await tab.press("\r", b"ready")
+        await tab.pair("How do I make tea?")
+        await tab.pick()
+        if sys.platform == "linux":
+            [app] = served.children("_tab")
+            assert not mapped(app, "libtorch")
+    assert served.picks() == 1
+
+
 async def test_a_promotion_counts_in_a_tab_that_is_open(serve: Serve, visit: Visit) -> None:
     served = serve(*STARTER)
     async with visit(served) as visitor, visitor.tab() as tab:
