@@ -138,7 +138,8 @@ def score_roles(
     with torch.no_grad():
         sizes = [r.length for r in responses]
         mine = world.share(sizes)
-        for like in by_length([sizes[i] for i in mine], budget):
+        room = min(budget, model.chunk)
+        for like in by_length([sizes[i] for i in mine], room):
             group = [mine[i] for i in like]
             part = tensors([responses[i] for i in group])
             width = part.tokens_BT.shape[1]

@@ -40,14 +40,18 @@ def uniforms(seed: int, count: int) -> Tensor:
     return torch.rand(count, generator=generator)
 
 
-def choose(logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor | None) -> Tensor:
+def choose(
+    logits: Tensor, uniform: Tensor, temperature: Tensor | None, top_p: Tensor | None
+) -> Tensor:
     """Tokens [B] from fp32 logits [B, V] by inverse CDF at uniform [B].
 
-    temperature [B]: 0 is greedy. top_p [B] or None when no row uses it: then the nucleus is walked
-    in order of probability. One uniform a token, so the draw of a row never shifts another's.
-    """
-    hot = temperature.clamp_min(1e-6).unsqueeze(-1)
-    probs = torch.softmax(logits / hot, -1)
+    temperature [B]: 0 is greedy; None when every row's is 1. top_p [B] or None when no row uses it:
+    then the nucleus is walked in order of probability. One uniform a token, so the draw of a row
+    never shifts another's."""
+    hot = logits
+    if temperature is not None:
+        hot = logits / temperature.clamp_min(1e-6).unsqueeze(-1)
+    probs = torch.softmax(hot, -1)
     token = _invert(probs.cumsum(-1), uniform)
     if top_p is not None:
         ordered, index = torch.sort(probs, dim=-1, descending=True, stable=True)
@@ -57,16 +61,18 @@ def choose(logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor |
         cdf = torch.where(inside, ordered, torch.zeros_like(ordered)).cumsum(-1)
         nucleus = index.gather(-1, _invert(cdf, uniform).unsqueeze(-1)).squeeze(-1)
         token = torch.where(top_p < 1.0, nucleus, token)  # as it would draw without the others
-    greedy = logits.argmax(-1)
-    return torch.where(temperature <= 0, greedy, token)
+    if temperature is None:
+        return token
+    return torch.where(temperature <= 0, logits.argmax(-1), token)
 
 
 def _invert(cdf: Tensor, uniform: Tensor) -> Tensor:
+    """The first token whose cdf [B, V] is above uniform [B] times the whole."""
     total = cdf[:, -1:]
-    place = torch.searchsorted(cdf, uniform.unsqueeze(-1) * total, right=True).squeeze(-1)
-    # rounding may point past the last token that has any mass
-    last = (cdf < total).sum(-1)
-    return torch.minimum(place, last)
+    # below the whole, for rounding up to it would point past the last token that has any mass
+    below = torch.nextafter(total, torch.zeros_like(total))
+    place = torch.minimum(uniform.unsqueeze(-1) * total, below)
+    return torch.searchsorted(cdf, place, right=True).squeeze(-1)
 
 
 class Batch:
@@ -92,7 +98,9 @@ class Batch:
         self.uniform = torch.stack([_padded(uniforms(r.seed, r.max_new), span) for r in rows]).to(
             device
         )
-        self.temperature = torch.tensor([r.temperature for r in rows], device=device)
+        self.temperature: Tensor | None = None
+        if any(r.temperature != 1.0 for r in rows):
+            self.temperature = torch.tensor([r.temperature for r in rows], device=device)
         self.nucleus: Tensor | None = None
         if any(r.top_p < 1.0 for r in rows):
             self.nucleus = torch.tensor([r.top_p for r in rows], device=device)
@@ -162,7 +170,8 @@ class Batch:
             return
         self.cache = self.cache.select(index)
         self.logits = self.logits[index]
-        self.uniform, self.temperature = self.uniform[index], self.temperature[index]
+        self.uniform = self.uniform[index]
+        self.temperature = None if self.temperature is None else self.temperature[index]
         self.nucleus = None if self.nucleus is None else self.nucleus[index]
         self.start = None if self.start is None else self.start[index]
 
