@@ -111,7 +111,10 @@ class Outcome:
 def outcome(home: Path) -> Outcome:
     with closing(sqlite3.connect(home / "hhchat.db")) as conn:
         integrity = conn.execute("PRAGMA integrity_check").fetchone()[0]
-        id, state = conn.execute("SELECT id, state FROM run ORDER BY id DESC LIMIT 1").fetchone()
+        latest = conn.execute("SELECT id, state FROM run ORDER BY id DESC LIMIT 1").fetchone()
+        if latest is None:
+            return Outcome({}, {}, "not begun", integrity)
+        id, state = latest
         rows = conn.execute("SELECT stage, step, name, value FROM metric WHERE run = ?", [id])
         metrics = {(stage, step, name): value for stage, step, name, value in rows}
     folder = home / "snapshots" / f"s-{id}"
@@ -142,9 +145,11 @@ def run_kills(options: Any, report: Report) -> list[str]:
             home = Path(folder) / f"killed-{runs}"
             shutil.copytree(start, home)
             wrong += killed(home, alone.span, rng, kills, options.train_kills)
-            wrong += [f"killed run {runs}: {x}" for x in expected.unlike(outcome(home))]
+            unlike = expected.unlike(outcome(home))
+            wrong += [f"killed run {runs}: {x}" for x in unlike]
             shutil.rmtree(home)
-            print(f"killed run {runs}: {len(kills)} kills so far", flush=True)
+            told = "not equal" if unlike else "equal"
+            print(f"killed run {runs}: {told}, {len(kills)} kills so far", flush=True)
             if len(wrong) > 20:
                 break
     by = {stage: kills.count(stage) for stage in dict.fromkeys([*("pm", "ppo", "gate"), *kills])}

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import ROOT
+from benchmarks.common import ROOT, hhchat_command
 
 if TYPE_CHECKING:
     from hhchat.types import Delta, Draw
@@ -116,8 +116,14 @@ class Paint:
     echo: float  # a key typed at once is on the screen
 
 
-def first_paint(words: Sequence[str]) -> Paint:
-    watched = Watched(words)
+def first_paint(words: Sequence[str], home: Path | None = None) -> Paint:
+    """One start; with `home`, that of `hhchat chat` itself in that home."""
+    command: list[str] = []
+    env: dict[str, str] = {}
+    if home is not None:
+        command = [*hhchat_command(), "chat", "--mode", "helpful"]
+        env = {"HHCHAT_HOME": str(home)}
+    watched = Watched(words, command, env)
     try:
         ready = watched.until(READY[words[0]])
         before = len(watched.written)
