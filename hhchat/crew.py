@@ -33,7 +33,7 @@ GIVEN = (  # what a follower needs of a stage's context
     *("comparisons", "heldout", "prompts", "heldout_prompts"),
     *("out", "stages", "state", "seed", "start"),
 )
-LINGER = 5.0  # seconds a failed follower waits, so that the main process tells its story first
+LINGER = 2.0  # seconds a failed follower waits, so that the main process tells its story first
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,10 @@ def _why(folder: Path) -> str:
     for note in sorted(folder.glob("process-*.txt")):
         with contextlib.suppress(OSError, IndexError):
             return note.read_text(encoding="utf-8").splitlines()[0]
-    return "another process of this run is gone; was it killed, or short of memory?"
+    return (
+        "another process of this run is gone (killed, or short of memory?); "
+        "start it again with --resume to go on"
+    )
 
 
 @contextlib.contextmanager
