@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from hhchat.protocols import Engine
+from hhchat.protocols import Asking, Engine
 from hhchat.serving import wire
 from hhchat.types import BadInput, Delta, Draw, ModelError
 
@@ -166,7 +166,7 @@ class EngineHost:
         match request.get("do"):
             case "hello":
                 engine = await self.hold(wire.text(request, "model"))
-                await _send(writer, {"base": engine.base})
+                await _send(writer, {"base": engine.base, "asking": isinstance(engine, Asking)})
             case "fits":
                 name = wire.text(request, "model")
                 told = await self._done(lambda: self._fits(name))
@@ -176,8 +176,24 @@ class EngineHost:
                     await asyncio.shield(self._loading)
                 draws = wire.draws_in(request.get("draws"))
                 await self._answer(_Job(draws, what == "generate"), reader, writer)
+            case "latest" | "learn" | "choose" as what:
+                await _send(writer, await self._ask(what, request))
             case _:
-                raise wire.WireError("`do` is not hello, fits, sample or generate")
+                raise wire.WireError("`do` is nothing that is done here")
+
+    async def _ask(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
+        """One asker for all tabs: it learns from every pick, in whichever tab it was made."""
+        if not isinstance(self.engine, Asking):
+            raise ModelError("this model cannot choose what to ask")
+        asker = self.engine.asker
+        if what == "learn":
+            comparisons = wire.comparisons_in(request.get("comparisons"))
+            await self._done(lambda: asker.learn(comparisons))
+        elif what == "choose":
+            messages = wire.messages_in(request.get("messages"))
+            replies = wire.replies_in(request.get("replies"))
+            return {"two": await self._done(lambda: asker.choose(messages, replies))}
+        return {"latest": asker.latest}
 
     async def _answer(
         self, job: _Job, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

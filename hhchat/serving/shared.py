@@ -11,10 +11,11 @@ from types import TracebackType
 from typing import Any
 
 from hhchat.serving import wire
-from hhchat.types import Delta, Draw, Generation, ModelError
+from hhchat.types import Comparison, Delta, Draw, Generation, Message, ModelError
 
 POLL = 0.05  # seconds between two looks at `cancelled`
 PATIENCE = 10.0  # seconds that the other side is given to end what was cancelled
+LESSON = 50  # comparisons a line
 GONE = "the model that all tabs share is gone: start `hhchat serve` again"
 ENDED = "the process that holds the model has ended midway"
 
@@ -27,11 +28,10 @@ class SharedEngine:
         """Waits until the model is loaded. `model` is the one that is wanted: BadInput when the
         host holds another, ModelError when it cannot load it or is not there."""
         self.path = path
-        with _Call(path, {"do": "hello", "model": model}) as call:
-            base = call.answer().get("base")
-        if not isinstance(base, str):
-            raise wire.WireError("the model's process did not say what it holds")
-        self.base = base
+        told = _ask(path, {"do": "hello", "model": model})
+        self.base = wire.text(told, "base")
+        if told.get("asking") is True:  # else the engine is none that can choose what to ask
+            self.asker = SharedAsker(path)
 
     def __repr__(self) -> str:
         return f"SharedEngine({self.base!r})"
@@ -60,10 +60,45 @@ class SharedEngine:
         return done
 
 
+class SharedAsker:
+    """The `Asker` of the shared engine, which learns from the picks of all tabs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def latest(self) -> str:
+        return wire.text(_ask(self.path, {"do": "latest"}), "latest")
+
+    def learn(self, comparisons: Sequence[Comparison]) -> None:
+        for at in range(0, len(comparisons), LESSON):
+            part = [wire.comparison_out(c) for c in comparisons[at : at + LESSON]]
+            _ask(self.path, {"do": "learn", "comparisons": part})
+
+    def choose(
+        self, messages: Sequence[Message], replies: Sequence[Generation]
+    ) -> tuple[int, int] | None:
+        request = {
+            "do": "choose",
+            "messages": wire.messages_out(messages),
+            "replies": [wire.generation_out(reply) for reply in replies],
+        }
+        match _ask(self.path, request).get("two"):
+            case None:
+                return None
+            case [int(first), int(second)] if {first, second} <= set(range(len(replies))):
+                return first, second
+        raise wire.WireError("the model's process chose replies that it was not given")
+
+
 def fits(path: Path, model: str) -> str:
     """A line about the memory that a model needs, found out by the process that would hold it."""
-    with _Call(path, {"do": "fits", "model": model}) as call:
-        return str(call.answer().get("line", ""))
+    return wire.text(_ask(path, {"do": "fits", "model": model}), "line")
+
+
+def _ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    with _Call(path, request) as call:
+        return call.answer()
 
 
 class _Call:

@@ -6,6 +6,9 @@ The app sends one request a connection:
     {"do": "fits", "model": NAME}       answered by {"line": ...}
     {"do": "sample", "draws": [...]}    answered by deltas, then {"end": true}
     {"do": "generate", "draws": [...]}  answered by deltas with whole replies, then {"end": true}
+    {"do": "latest"}                    answered by {"latest": ID}: what the asker has learnt up to
+    {"do": "learn", "comparisons": [...]}                   answered by {"latest": ID}
+    {"do": "choose", "messages": [...], "replies": [...]}   answered by {"two": [i, j] or null}
 
 and may then send {"do": "cancel"}; to close the connection is to cancel. Whatever fails is
 answered by {"error": {"kind", "text"}}, the last line. Lines and counts are limited, and every
@@ -17,12 +20,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast, get_args
 
 from hhchat.text import one_line
 from hhchat.types import (
     BadInput,
     Cancelled,
+    Comparison,
     Delta,
     Draw,
     Generation,
@@ -30,6 +34,7 @@ from hhchat.types import (
     Message,
     ModelError,
     Sampling,
+    Source,
     StoreError,
     TooLong,
 )
@@ -76,7 +81,7 @@ def _no_number(name: str) -> NoReturn:
 def draws_out(draws: Sequence[Draw]) -> list[dict[str, Any]]:
     return [
         {
-            "messages": [[m.role, m.content] for m in draw.messages],
+            "messages": messages_out(draw.messages),
             "seed": draw.seed,
             "sampling": _sampling_out(draw.sampling),
             "snapshot": draw.snapshot,
@@ -94,15 +99,20 @@ def draws_in(value: object) -> list[Draw]:
 
 def _draw_in(value: object) -> Draw:
     draw = _object(value, "a draw")
-    messages = draw.get("messages")
-    if not isinstance(messages, list):
-        raise WireError("`messages` is not a list")
     return Draw(
-        tuple(_message_in(message) for message in messages),
+        messages_in(draw.get("messages")),
         _whole(draw, "seed", 0, SEEDS),
         _sampling_in(draw.get("sampling")),
         text(draw, "snapshot"),
     )
+
+
+def messages_out(messages: Sequence[Message]) -> list[list[str]]:
+    return [[m.role, m.content] for m in messages]
+
+
+def messages_in(value: object) -> tuple[Message, ...]:
+    return tuple(_message_in(message) for message in _list(value, "messages"))
 
 
 def _message_in(value: object) -> Message:
@@ -136,17 +146,8 @@ def _sampling_in(value: object) -> Sampling:
 
 def delta_out(delta: Delta) -> dict[str, Any]:
     record: dict[str, Any] = {"row": delta.row, "text": delta.text}
-    made = delta.generation
-    if made is not None:
-        record["generation"] = {
-            "text": made.text,
-            "token_ids": list(made.token_ids),
-            "finished": made.finished,
-            "snapshot": made.snapshot,
-            "base": made.base,
-            "sampling": None if made.sampling is None else _sampling_out(made.sampling),
-            "seed": made.seed,
-        }
+    if delta.generation is not None:
+        record["generation"] = generation_out(delta.generation)
     return record
 
 
@@ -154,29 +155,81 @@ def delta_in(record: Mapping[str, Any], rows: int) -> Delta:
     """A delta of one of `rows` rows."""
     row, piece = _whole(record, "row", 0, rows - 1), text(record, "text")
     value = record.get("generation")
-    if value is None:
-        return Delta(row, piece)
-    made = _object(value, "`generation`")
-    tokens = made.get("token_ids")
+    return Delta(row, piece, None if value is None else generation_in(value))
+
+
+def generation_out(made: Generation) -> dict[str, Any]:
+    return {
+        "text": made.text,
+        "token_ids": list(made.token_ids),
+        "finished": made.finished,
+        "source": made.source,
+        "snapshot": made.snapshot,
+        "base": made.base,
+        "sampling": None if made.sampling is None else _sampling_out(made.sampling),
+        "seed": made.seed,
+    }
+
+
+def generation_in(value: object) -> Generation:
+    """A reply; what the store knows of it (its id, its context) does not travel."""
+    made = _object(value, "a reply")
+    tokens, sampling, source = made.get("token_ids"), made.get("sampling"), made.get("source")
     if not isinstance(tokens, list) or not all(type(t) is int for t in tokens):
         raise WireError("`token_ids` is not a list of whole numbers")
     if type(made.get("finished")) is not bool:
         raise WireError("`finished` is neither true nor false")
-    sampling = made.get("sampling")
-    return Delta(
-        row,
-        piece,
-        Generation(
-            text=text(made, "text"),
-            token_ids=tuple(tokens),
-            finished=made["finished"],
-            source="model",
-            snapshot=None if made.get("snapshot") is None else text(made, "snapshot"),
-            base=None if made.get("base") is None else text(made, "base"),
-            sampling=None if sampling is None else _sampling_in(sampling),
-            seed=None if made.get("seed") is None else _whole(made, "seed", 0, SEEDS),
-        ),
+    if source not in get_args(Source):
+        raise WireError("`source` is not where a reply can come from")
+    return Generation(
+        text=text(made, "text"),
+        token_ids=tuple(tokens),
+        finished=made["finished"],
+        source=cast(Source, source),
+        snapshot=None if made.get("snapshot") is None else text(made, "snapshot"),
+        base=None if made.get("base") is None else text(made, "base"),
+        sampling=None if sampling is None else _sampling_in(sampling),
+        seed=None if made.get("seed") is None else _whole(made, "seed", 0, SEEDS),
     )
+
+
+def replies_in(value: object) -> list[Generation]:
+    return [generation_in(reply) for reply in _list(value, "replies")]
+
+
+def comparison_out(comparison: Comparison) -> dict[str, Any]:
+    """What an asker learns from, and nothing else of it."""
+    return {
+        "id": comparison.id,
+        "messages": messages_out(comparison.messages),
+        "replies": [generation_out(reply) for reply in comparison.replies],
+        "preferred": comparison.preferred,
+        "strength": comparison.strength,
+    }
+
+
+def comparisons_in(value: object) -> list[Comparison]:
+    found = []
+    for item in _list(value, "comparisons"):
+        told = _object(item, "a comparison")
+        replies, preferred, strength = (told.get(k) for k in ("replies", "preferred", "strength"))
+        if preferred not in (None, 0, 1) or type(preferred) is bool:
+            raise WireError("`preferred` is not 0, 1 or null")
+        match replies_in(replies):
+            case [first, second]:
+                pass
+            case _:
+                raise WireError("a comparison is not of two replies")
+        found.append(
+            Comparison(
+                messages_in(told.get("messages")),
+                (first, second),
+                preferred=preferred,
+                strength=None if strength is None else _whole(told, "strength", 1, 4),
+                id=text(told, "id"),
+            )
+        )
+    return found
 
 
 def generations_out(made: Iterable[Generation]) -> list[Delta]:
@@ -206,6 +259,12 @@ def error_in(value: object) -> HhchatError:
 def _object(value: object, name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise WireError(f"{name} is not a JSON object")
+    return value
+
+
+def _list(value: object, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise WireError(f"`{name}` is not a list")
     return value
 
 

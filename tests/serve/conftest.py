@@ -49,7 +49,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     started: list[Served] = []
 
     def start(*args: str) -> Served:
-        started.append(Served(tmp_path / f"home{len(started)}", *args))
+        started.append(Served(tmp_path / f"home{len(started) + 1}", *args))
         return started[-1]
 
     yield start

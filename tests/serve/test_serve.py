@@ -143,6 +143,21 @@ async def test_a_newcomer_chooses_the_model_in_the_first_tab(serve: Serve, visit
     assert served.picks() == 1
 
 
+async def test_pairs_that_teach_most_are_asked_in_a_tab_as_well(
+    serve: Serve, visit: Visit, tmp_path: Path
+) -> None:
+    (tmp_path / "home1").mkdir()
+    (tmp_path / "home1" / "config.toml").write_text("[chat]\ncandidates = 4\nplain = 0.0\n")
+    served = serve()
+    async with visit(served) as visitor, visitor.tab() as tab:
+        await tab.until(b"ready")
+        for said in ("How do I make tea?", "And coffee?"):  # the second has a pick to learn from
+            await tab.pair(said)
+            await tab.pick()
+    with served.store() as store:
+        assert [c.purpose for c in store.comparisons()] == ["active", "active"]
+
+
 async def test_a_promotion_counts_in_a_tab_that_is_open(serve: Serve, visit: Visit) -> None:
     served = serve(*STARTER)
     async with visit(served) as visitor, visitor.tab() as tab:

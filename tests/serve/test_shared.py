@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import until
 
+from hhchat.protocols import Asking
 from hhchat.serving import wire
 from hhchat.serving.host import AT_ONCE, EngineHost
 from hhchat.serving.process import listen, private_folder
 from hhchat.serving.shared import SharedEngine, fits
 from hhchat.types import (
     BadInput,
+    Comparison,
     Delta,
     Draw,
     Generation,
@@ -215,6 +217,48 @@ def test_another_model_than_the_one_held_is_refused_by_name() -> None:
             SharedEngine(path, "other")
 
 
+class Asker:
+    """Prefers the pair of the longest replies, and remembers what it was taught."""
+
+    def __init__(self) -> None:
+        self.latest = ""
+        self.learnt: list[Comparison] = []
+
+    def learn(self, comparisons: Sequence[Comparison]) -> None:
+        self.learnt += comparisons
+        self.latest = comparisons[-1].id
+
+    def choose(self, messages: Any, replies: Sequence[Generation]) -> tuple[int, int] | None:
+        if len(messages) > 1:
+            return None
+        order = sorted(range(len(replies)), key=lambda i: -len(replies[i].text))
+        return order[0], order[1]
+
+
+def test_an_engine_that_chooses_what_to_ask_does_so_for_every_tab() -> None:
+    class Asks(FakeEngine):
+        asker = Asker()
+
+    written = (Generation("mine", source="human"), Generation("its", (1, 2), snapshot="base"))
+    taught = [
+        Comparison(HELLO, written, preferred=0, strength=s, id=f"{i:03}")
+        for i, s in enumerate([None, 1, 4] * 30)
+    ]
+    with hosted(lambda name: Asks()) as path:
+        one, two = SharedEngine(path, "any"), SharedEngine(path, "any")
+        assert isinstance(one, Asking)
+        assert isinstance(two, Asking)
+        assert one.asker.latest == ""
+        one.asker.learn(taught)
+        assert two.asker.latest == "089"
+        assert Asks.asker.learnt == taught
+        replies = [Generation("a"), Generation("b" * 9), Generation("c" * 5)]
+        assert two.asker.choose(HELLO, replies) == (1, 2)
+        assert two.asker.choose(HELLO * 2, replies) is None
+    with hosted(lambda name: FakeEngine()) as path:
+        assert not isinstance(SharedEngine(path, "any"), Asking)
+
+
 def test_without_a_host_there_is_a_line_that_says_what_to_do(tmp_path: Path) -> None:
     with hosted(lambda name: FakeEngine()) as path:
         shared = SharedEngine(path, "any")
@@ -236,6 +280,8 @@ BAD_LINES = (
     b'{"do": "sample", "draws": [{}]}\n',
     b'{"do": "sample", "draws": [{"messages": [["root", "x"]], "seed": 1}]}\n',
     b'{"do": "__import__"}\n',
+    b'{"do": "learn", "comparisons": [{}]}\n',
+    b'{"do": "choose"}\n',
     b"[" * 100_000 + b"\n",
     b'{"do": NaN}\n',
 )
@@ -279,6 +325,7 @@ generations = st.builds(
     text=text,
     token_ids=st.lists(st.integers(-1, 1 << 20), max_size=5).map(tuple),
     finished=st.booleans(),
+    source=st.sampled_from(["model", "human", "edited", "imported", "simulated"]),
     snapshot=st.none() | text,
     base=st.none() | text,
     sampling=st.none() | samplings,
@@ -315,6 +362,7 @@ def test_any_other_json_is_refused_in_words(value: Any) -> None:
     for read in (
         lambda: wire.draws_in(wire.decode(line).get("draws")),
         lambda: wire.delta_in(wire.decode(line), 2),
+        lambda: wire.comparisons_in(wire.decode(line).get("draws")),
         lambda: wire.error_in(wire.decode(line)),
     ):
         with suppress(wire.WireError):  # any other error fails this test
