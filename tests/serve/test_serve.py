@@ -299,6 +299,26 @@ def test_serving_others_is_warned_about_once(serve: Serve) -> None:
     assert served.stop() == 0
 
 
+def test_the_browser_is_opened_without_the_token_on_its_command_line(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All users of a machine can read command lines; the file it is given is ours alone."""
+    script, told = tmp_path / "browser", tmp_path / "told"
+    script.write_text(
+        f'#!/bin/sh\nway=${{1#file://}}\n(echo "$1"; ls -l "$way"; cat "$way") > {told}.part\n'
+        f"mv {told}.part {told}\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(script))
+    served = serve("--open", "--server", "http://127.0.0.1:9/v1", "--model", "none")
+    until(told.exists, what="the browser")
+    address, rights, way = told.read_text().split("\n", 2)
+    assert address.startswith("file://")
+    assert served.told["token"] not in address
+    assert rights.startswith("-rw------- ")
+    assert f"url={served.told['url']}" in way
+
+
 def test_a_damaged_database_is_refused_before_anything_is_served(
     shell: Callable[..., Any], home: Path
 ) -> None:
