@@ -1,11 +1,15 @@
-"""The two pictures of the documentation, from the real app on a scripted engine.
+"""The pictures of the documentation, from the real app on a scripted engine.
 
-python tests/tui/pictures.py docs
+python tests/tui/pictures.py docs [EVENTS]
+
+EVENTS is a real run, for the picture of a training: a line `[seconds, object]` for each object
+that `hhchat train --json` printed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sys
 import tempfile
@@ -20,6 +24,7 @@ from conftest import wait_until
 from fake_engine import FakeEngine
 
 from hhchat.config import Config, ModelConfig
+from hhchat.events import from_record
 from hhchat.store import Store
 from hhchat.tui.app import ChatApp
 from hhchat.tui.keys import Stage
@@ -27,6 +32,8 @@ from hhchat.tui.setup import Setup
 from hhchat.types import Comparison, Generation, Message, Snapshot
 
 SIZE = (110, 32)
+SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
+SHOWN = 30  # updates of the run in the picture of a training
 QUESTIONS = ("I would like to cook something simple. Any idea?", "How do I poach an egg?")
 REPLIES = (
     "An egg on toast is hard to beat: five minutes, one pan, and you learn something you will "
@@ -92,15 +99,18 @@ def learned(store: Store) -> None:
 
 
 async def picture(
-    path: Path, drive: Callable[[ChatApp, Any], Awaitable[None]], prepare: Callable[[Store], None]
+    path: Path,
+    drive: Callable[[ChatApp, Any], Awaitable[None]],
+    prepare: Callable[[Store], None],
+    size: tuple[int, int] = SIZE,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "hhchat.db") as store:
         prepare(store)
         engine = FakeEngine(REPLIES, chunk=400)
         config = Config(model=ModelConfig(path="a-real-model"))
-        setup = Setup(store.path, lambda: engine, config, rng=random.Random(4))
+        setup = Setup(store.path, lambda: engine, config, rng=random.Random(4), train_command=SLEEP)
         app = ChatApp(setup, store)
-        async with app.run_test(size=SIZE) as pilot:
+        async with app.run_test(size=size) as pilot:
             await wait_until(pilot, lambda: app.chat is not None and app.chat.progress.known)
             await wait_until(pilot, lambda: app.chat.engine_state == "ready")
             app.chat.composer.cursor_blink = False
@@ -126,10 +136,37 @@ async def dashboard(app: ChatApp, pilot: Any) -> None:
     await pilot.pause()
 
 
-def main(folder: Path) -> None:
+def training(events: Path) -> Callable[[ChatApp, Any], Awaitable[None]]:
+    """The first updates of a run that took place, at its own pace."""
+
+    async def drive(app: ChatApp, pilot: Any) -> None:
+        await pilot.press("ctrl+t", "y")
+        await pilot.pause()
+        run = app.chat.training
+        now = [0.0]
+        run.watch.clock = lambda: now[0]
+        for line in events.read_text(encoding="utf-8").splitlines():
+            now[0], told = json.loads(line)
+            event = from_record(told)
+            if event is None:
+                continue
+            run.watch(event)
+            if event.kind == "samples" and event.done >= SHOWN:
+                break
+        run.began -= now[0]
+        app.screen.draw()
+        await pilot.pause()
+        run.cancel()
+
+    return drive
+
+
+def main(folder: Path, events: Path | None = None) -> None:
     asyncio.run(picture(folder / "chat.svg", choosing, lambda store: None))
     asyncio.run(picture(folder / "dashboard.svg", dashboard, learned))
+    if events is not None:
+        asyncio.run(picture(folder / "training.svg", training(events), learned, (110, 44)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
