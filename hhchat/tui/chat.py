@@ -70,6 +70,13 @@ class ChatScreen(Learning):
         await self.log_view.say(turn.user)
         await self.answer()
 
+    def action_send(self) -> None:
+        """For the mouse: the box has the key."""
+        self.composer.post_message(Composer.Sent(self.composer.text))
+
+    def action_newline(self) -> None:
+        self.composer.action_newline()
+
     def on_composer_refused(self, message: Composer.Refused) -> None:
         self.say(message.why, "bad")
 

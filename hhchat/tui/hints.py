@@ -66,7 +66,7 @@ def _pill(key: Key) -> Content:
 
 def target(key: Key) -> str:
     """The action a click on the hint runs; empty when a click could not know what is meant."""
-    if key.action in ("scale", "newline"):
+    if key.action == "scale":
         return ""
     if key.action in ("quit", "command_palette"):
         return f"app.{key.action}"

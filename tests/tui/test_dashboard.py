@@ -175,3 +175,53 @@ async def test_an_empty_dashboard_says_what_will_be_there(desk: Desk) -> None:
         assert "20 more for the next worthwhile training" in text
         assert "Nothing was trained yet" in text
         assert "No picks between two different versions yet" in text
+
+
+async def test_too_few_games_support_no_order_and_the_screen_says_so(
+    desk: Desk, home: Path
+) -> None:
+    with Store(home) as store:
+        for n in range(6):
+            pick(store, "s-new", "base", n)
+        for n in range(6, 11):
+            pick(store, "base", "s-new", n)
+    async with desk(size=(100, 40)) as d:
+        await d.press("ctrl+g")
+        await d.until(lambda: d.app.screen.standing is not None)
+        await d.pilot.pause()
+        text = d.screen_text()
+        assert "No order is supported yet: the intervals are too wide." in text
+        assert "left picked 100% (74% to 100%) of the time" in text
+
+
+async def test_a_killed_training_is_not_called_running(desk: Desk, home: Path) -> None:
+    with Store(home) as store:
+        store.start_run(["pm"], 0, "b")
+    async with desk(size=(100, 40)) as d:
+        await d.press("ctrl+g")
+        await d.until(lambda: d.app.screen.standing is not None)
+        await d.pilot.pause()
+        assert ": interrupted" in d.screen_text()
+        assert "running" not in d.screen_text()
+
+
+async def test_the_progress_screen_works_with_the_mouse_and_by_its_keys(
+    desk: Desk, learned: Path
+) -> None:
+    async with desk(size=(80, 20)) as d:
+        await d.press("ctrl+g")
+        await d.until(lambda: d.app.screen.standing is not None)
+        scroll = d.app.screen.query_one("#dashboard")
+        for down, up in (("down", "up"), ("pagedown", "pageup"), ("j", "k"), ("space", "pageup")):
+            await d.press(down)
+            await d.until(lambda: scroll.scroll_y > 0)
+            await d.press(up, up)
+            await d.until(lambda: scroll.scroll_y == 0)
+        await d.press("r")
+        await d.until(lambda: d.app.screen.standing is not None)
+        line = d.app.screen.query_one("#dashboard-keys")
+        words = line.render_lines(line.size.region)[0].text
+        await d.pilot.click("#dashboard-keys", offset=(words.index("back") + 2, 0))
+        assert d.app.screen is d.chat
+        await d.press("ctrl+g", "t")
+        await d.until(lambda: "Train the assistant now?" in d.screen_text())

@@ -276,6 +276,41 @@ async def test_a_conversation_is_handled_with_the_mouse_alone(desk: Desk) -> Non
         assert d.store.conversations() == []
 
 
+@pytest.mark.parametrize("stage", [Stage.READY, Stage.CHOOSING])
+async def test_every_key_on_screen_can_be_clicked(
+    desk: Desk, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk(size=(140, 40)) as d:
+        await chatted(d, "hello")  # so that there is something to undo, edit and ask again
+        if stage is Stage.CHOOSING:
+            await d.send("again")
+        heard: list[tuple[str, tuple[object, ...]]] = []
+        wanted = []
+        for key in hints(stage):
+            name, _, argument = key.action.partition("(")
+            if name in ("scale", "quit") or not d.chat.possible(name):
+                continue  # a click could not say which number; the scale itself has them
+            monkeypatch.setattr(
+                d.chat,
+                f"action_{name}",
+                lambda *given, name=name: heard.append((name, given)),
+            )
+            await click_words(d, f" {key.cap}  {key.label}")
+            wanted.append((name, (argument.strip("')"),) if argument else ()))
+        assert heard == wanted
+        assert len(wanted) >= 8
+
+
+async def test_a_message_is_written_and_sent_with_the_mouse(desk: Desk) -> None:
+    async with desk(size=(140, 40)) as d:
+        await d.type("two")
+        await click_words(d, "new line")
+        await d.type("lines")
+        await click_words(d, " enter  send")
+        await d.stage(Stage.CHOOSING)
+        assert d.chat.session.turn.user == "two\nlines"
+
+
 async def test_zoom_gives_one_reply_the_whole_width(desk: Desk) -> None:
     async with desk(size=(80, 24)) as d:
         await d.send("hello")
