@@ -44,22 +44,31 @@ class Lever:
     ensemble: bool = False
 
 
+BOLD = {2: 0.75, 3: 0.9, 4: 0.97}
+FROZEN = {"learning_rate": 0.0}  # fits in a second, so that a lever is cheap to look at
 LEVERS = {
     "default": Lever("as `hhchat train` does it"),
     "before": Lever(
         "random head, three times the rate, bolder labels: the default until these were measured",
         {"head_start": 0.0, "learning_rate": 3e-4},
-        {2: 0.75, 3: 0.9, 4: 0.97},
+        BOLD,
     ),
     "active-4": Lever("of 4 candidates the pair that teaches most, a quarter plain", candidates=4),
-    "hard-labels": Lever("strength ignored", {"soft_labels": False}),
     "ensemble": Lever("mean of the full model and the two halves", ensemble=True),
-    "bold-labels": Lever("strengths as 0.75, 0.9, 0.97", {}, {2: 0.75, 3: 0.9, 4: 0.97}),
     "random-head": Lever("no head start", {"head_start": 0.0}),
     "faster": Lever("three times the learning rate", {"learning_rate": 1e-4}),
-    "frozen": Lever("the prior's features as they are, the head alone", {"learning_rate": 1e-9}),
     "no-prior": Lever("from the bare base", {"prior": "none"}),
     "two-epochs": Lever("two passes over the picks", {"epochs": 2}),
+    "frozen": Lever("the prior's features as they are, the head alone", FROZEN),
+    "frozen-hard": Lever("frozen, strength ignored", {**FROZEN, "soft_labels": False}),
+    "frozen-bold": Lever("frozen, strengths as 0.75, 0.9, 0.97", FROZEN, BOLD),
+    "frozen-ridge-0.1": Lever("frozen, a third of the ridge", {**FROZEN, "head_start": 0.1}),
+    "frozen-ridge-1": Lever("frozen, three times the ridge", {**FROZEN, "head_start": 1.0}),
+    "frozen-ensemble": Lever(
+        "frozen, mean of the full model and the halves", FROZEN, ensemble=True
+    ),
+    "frozen-active-4": Lever("frozen, of 4 candidates, a quarter plain", FROZEN, candidates=4),
+    "frozen-active-8": Lever("frozen, of 8 candidates, a quarter plain", FROZEN, candidates=8),
 }
 TEST_PROMPTS = 240
 
@@ -95,17 +104,27 @@ def picks_of(
     return found
 
 
-def scores_of(model: Model, test: Bank, pm: PreferenceModel) -> torch.Tensor:
-    """[prompts, replies] scores of the test bank."""
+def scores_of(
+    model: Model, test: Bank, pm: PreferenceModel, frozen: dict[str, torch.Tensor] | None
+) -> torch.Tensor:
+    """[prompts, replies] scores of the test bank. Features that no lever moves are kept."""
     import torch
 
     from hhchat.model.preference import judged, reply_ids
 
-    rows = [
-        judged(model, p.messages, [reply_ids(model, g) for g in row])
-        for p, row in zip(test.prompts, test.replies, strict=True)
-    ]
-    return torch.tensor(pm.raw(rows))
+    kept = None if frozen is None else frozen.get("features")
+    if kept is None:
+        rows = [
+            judged(model, p.messages, [reply_ids(model, g) for g in row])
+            for p, row in zip(test.prompts, test.replies, strict=True)
+        ]
+        if frozen is None:
+            return torch.tensor(pm.raw(rows))
+        kept = frozen["features"] = torch.stack(pm.features(rows))
+    return (kept @ pm.role.head.weight.detach()).float()
+
+
+KEPT: dict[str, torch.Tensor] = {}
 
 
 def judged_by(scores: torch.Tensor, truth: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -152,7 +171,8 @@ def cell(
             scores = []
             for which, part in parts.items():
                 made = hyper.fit(context, Budget(), which, part, [], 0, 1)
-                raw = scores_of(model, test, made)
+                still = hyper.learning_rate == 0
+                raw = scores_of(model, test, made, KEPT if still else None)
                 scores.append((raw - raw.mean()) / raw.std())
         finally:
             taste.CONFIDENCE.update(usual)
@@ -228,7 +248,8 @@ def fill(report: Report, cells: Mapping[str, Mapping[str, Any]]) -> None:
             some = [c for c in cells.values() if (c["lever"], c["picks"]) == (name, size)]
             if not some:
                 continue
-            ours = {key_of({**c, "lever": "default"}): c for c in some}
+            usual = "frozen" if name.startswith("frozen-") else "default"
+            ours = {key_of({**c, "lever": usual}): c for c in some}
             twins = [(c, cells[k]) for k, c in ours.items() if k in cells]
             gained = [[c[what] - d[what] for c, d in twins] for what in ("accuracy", "best")]
             rows.append(
@@ -239,11 +260,12 @@ def fill(report: Report, cells: Mapping[str, Mapping[str, Any]]) -> None:
                     statistics.fmean(c["cpu"] for c in some),
                 ]
             )
-    heads = ("picks", "lever", "cells", "accuracy %", "best of 8 %", "accuracy - default", "best")
+    heads = ("picks", "lever", "cells", "accuracy %", "best of 8 %", "accuracy - usual", "best")
     report.texts = [
         "Accuracy: pairs of the start's replies to held-out prompts that are ranked as the user"
         " truly would. Best of 8: how often the favourite of 8 replies is truly better than another"
-        " of them. Differences to the default in points, same user and seed, with 95% intervals.\n",
+        " of them. Differences to `default`, and of `frozen-` to `frozen`, in points, same user and"
+        " seed, with 95% intervals.\n",
         table((*heads, "CPU s"), rows),
         "",
         *(f"- {name}: {lever.about}" for name, lever in LEVERS.items()),

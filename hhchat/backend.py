@@ -67,7 +67,7 @@ class LocalBackend:
         resolve = replace(resolve, base=resolve.base or model.identity)
         judges = _Judges(self, model, resolve)
         asker = LocalAsker(lambda: _describer(model, resolve))
-        return LocalEngine(model, resolve, judge=judges, asker=asker)
+        return LocalEngine(model, resolve, judge=judges, asker=asker, best_of=resolve.best_of)
 
     def preference(self, model: Model, folder: Path) -> Scorer:
         from hhchat.model import PreferenceModel

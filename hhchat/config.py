@@ -99,6 +99,12 @@ class TrainConfig:
     min_comparisons: int = setting(
         20, "A run refuses to start with fewer usable training comparisons than this.", low=1
     )
+    min_ppo: int = setting(
+        100,
+        "With fewer usable training comparisons PPO steps aside: the preference model's favourite "
+        "of several replies is served, behind the same gate. 0: never.",
+        low=0,
+    )
     warm_start: bool = setting(
         False,
         "Continue from the current policy instead of the base: a deviation from the paper.",
@@ -295,7 +301,7 @@ def _trainer_tables(document: Mapping[str, Any], env: Mapping[str, str]) -> tupl
     stages = train.get("stages", ()) if isinstance(train, dict) else ()
     named = {s for s in stages if isinstance(s, str)} if isinstance(stages, list) else set()
     named |= {s.strip() for s in env.get("HHCHAT_TRAIN_STAGES", "").split(",") if s.strip()}
-    named |= {"pm", "ppo"}
+    named |= {"pm", "ppo", "best-of"}
     if any(name not in SECTIONS and name not in WEIGHT_SECTIONS for name in document):
         from importlib.metadata import entry_points
 

@@ -29,6 +29,7 @@ from hhchat.preflight import (
     plan,
     resumable,
     settings_of,
+    step_aside,
     too_big,
     too_few,
     too_few_prompts,
@@ -144,11 +145,15 @@ class _Story:
         warm_start: bool,
     ) -> _Story:
         """Check all that can be checked before hours are spent, then open the run's row."""
-        trainers = trainers_of(config, plugins, stages)
+        trainers_of(config, plugins, stages)  # refuses names before it counts picks
         terms = plugins.terms(config.weights)
         data = gather(store, starter=is_starter(config))
         if len(data.comparisons) < config.train.min_comparisons:
             raise HhchatError(too_few(len(data.comparisons), config.train.min_comparisons))
+        stages, aside = step_aside(config, stages, len(data.comparisons))
+        trainers = trainers_of(config, plugins, stages)
+        if aside:
+            on_event(Event("line", text=aside))
         memory = backend.memory(config)
         if not memory.fits:
             raise ModelError(too_big(memory))
@@ -250,7 +255,7 @@ class _Story:
         with self.stop.shielded():
             snapshot = self._seal(results)
         report, judged = self._measure(snapshot, results)
-        verdict = decide(report, self.config.gate, policy=results.policy is not None)
+        verdict = decide(report, self.config.gate, policy=results.speaks)
         if verdict.promote:
             vetoes = self.plugins.veto_promotion(report)
             if vetoes:
@@ -340,6 +345,7 @@ class _Story:
             "stages": list(self.run.stages),
             "policy": results.policy or self._inherited(),
             "preference": results.preference,
+            "best_of": results.best_of,
             "gauges": results.gauges,
             "created": self.run.created,
             "measurements": [asdict(m) for m in results.measurements],
@@ -370,7 +376,7 @@ class _Story:
         judged = evaluate.Judged()
         wanted = int(self.run.data["eval_prompts"])
         prompts = evaluate.choose(self.data.heldout_prompts, wanted, self.run.seed)
-        if results.policy is not None and scorer is not None and prompts:
+        if results.speaks and scorer is not None and prompts:
             resolver = Resolver(self.store, {snapshot.id: folder})
             judged = evaluate.compare(
                 self.backend.engine(self.model, resolver),

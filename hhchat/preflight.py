@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hhchat.plugins import Plugins
     from hhchat.store import Store
 
+NEED_PICKS = ("ppo", "rloo")  # trainers of a policy on the preference model's scores
 KILLED = "the process was killed; continue it with: hhchat train --resume"
 
 
@@ -68,9 +69,11 @@ def plan(
     backend: Backend | None = None,
 ) -> Plan:
     """What a run would do, without doing any of it: nothing is loaded and nothing is written."""
-    trainers = trainers_of(config, plugins, stages)
+    trainers_of(config, plugins, stages)  # refuses names before it counts picks
     plugins.terms(config.weights)  # a term that nobody offers is refused, as the run would
     data = gather(store, starter=is_starter(config))
+    stages, aside = step_aside(config, stages, len(data.comparisons))
+    trainers = trainers_of(config, plugins, stages)
     problems: list[str] = []
     try:
         memory = (backend or LocalBackend()).memory(config)
@@ -94,7 +97,7 @@ def plan(
         problems.append(too_few(planned.comparisons, planned.needed))
     if not memory.fits:
         problems.append(too_big(memory))
-    warnings = []
+    warnings = [aside] if aside else []
     if len(data.heldout_prompts) < config.gate.min_prompts:
         warnings.append(too_few_prompts(data, config))
     return replace(planned, problems=tuple(problems), warnings=tuple(warnings))
@@ -111,6 +114,27 @@ def trainers_of(config: Config, plugins: Plugins, stages: Sequence[str] | None) 
         if not safe_name(name):
             raise BadInput(f"stage {name!r} cannot be the name of a folder")
     return [plugins.trainer(name, config.table(name)) for name in names]
+
+
+def step_aside(config: Config, stages: Sequence[str] | None, have: int) -> tuple[list[str], str]:
+    """The stages to run, and a line for the user where they are not those of `[train] stages`.
+
+    On few picks a policy learns its judge's mistakes: the preference model then serves by itself,
+    as the favourite of several replies. Stages that were named for this run are run as named.
+    """
+    if stages is not None:
+        return list(stages), ""
+    names, least = list(config.train.stages), config.train.min_ppo
+    learners = [name for name in names if name in NEED_PICKS]
+    if not learners or have >= least or "pm" not in names:
+        return names, ""
+    names = list(dict.fromkeys("best-of" if name in learners else name for name in names))
+    told = (
+        f"{learners[0].upper()} steps aside below {least} usable training comparisons, and there "
+        f"are {have}: the preference model chooses the best of several replies instead "
+        "([train] min_ppo)"
+    )
+    return names, told
 
 
 def settings_of(trainer: Trainer) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Results:
     policy: str | None = None
     preference: str | None = None
     gauges: dict[str, str] = field(default_factory=dict)
+    best_of: int = 1  # above 1: the assistant says the preference model's favourite of so many
     stop: str | None = None
     tested: dict[str, Any] = field(default_factory=dict)  # a preference model's pairs and gaps
     replies: dict[str, Any] = field(default_factory=dict)  # a policy's, one number a reply
@@ -64,8 +65,14 @@ class Results:
         self.gauges.update(told["gauges"])
         self.stop = told["stop"]
         info = told.get("info") or {}
+        self.best_of = int(info.get("best_of", 1 if told["policy"] else self.best_of))
         self.tested = (info.get("tested") if told["preference"] else None) or self.tested
         self.replies = (info.get("replies") if told["policy"] else None) or self.replies
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the replies are other than before, so that the gate has to judge them."""
+        return self.policy is not None or self.best_of > 1
 
 
 @dataclass(frozen=True)

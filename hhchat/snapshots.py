@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MANIFEST = "snapshot.json"
 BASE = "base"
 CURRENT = "current"
+MOST = 64  # replies that a best-of draws
 
 
 def folder_of(snapshot: Snapshot) -> Path:
@@ -88,6 +89,7 @@ class Resolver:
     base: str | None = None
     _known: dict[str, Path] = field(default_factory=dict)
     _parts: dict[tuple[str, str], Path | None] = field(default_factory=dict)
+    _best: dict[str, int] = field(default_factory=dict)
     _owner: int = field(default_factory=threading.get_ident)
     _local: threading.local = field(default_factory=threading.local)
 
@@ -98,6 +100,18 @@ class Resolver:
     def preference(self, name: str) -> Path | None:
         """The preference model that goes with a snapshot; None when it has none."""
         return self._part(self._id(name), "preference")
+
+    def best_of(self, name: str) -> int:
+        """How many replies the assistant of that name draws to say its favourite; 1: it says what
+        comes. A snapshot of few picks is the base with a preference model that chooses."""
+        snapshot_id = self._id(name)
+        if snapshot_id not in self._best:
+            told = {} if snapshot_id == BASE else manifest(self._known[snapshot_id])
+            k = told.get("best_of", 1)
+            if not isinstance(k, int) or not 1 <= k <= MOST:
+                raise HhchatError(f"snapshot {snapshot_id} is damaged: its best_of is {k!r}")
+            self._best[snapshot_id] = k
+        return self._best[snapshot_id]
 
     def _id(self, name: str) -> str:
         if name == BASE or name in self._known:

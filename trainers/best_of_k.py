@@ -6,6 +6,7 @@ winners, once over each round of fresh samples. KL of best-of-k itself is log k 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,6 +20,7 @@ from torch import Tensor
 from hhchat.hookspecs import hookimpl
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
+from hhchat.types import HhchatError, Measurement
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,28 @@ class Learner(PolicyLearner):
         return total_of(self.descent.step([w.length for w in winners], total, loss), "loss") / total
 
 
+@dataclass(frozen=True)
+class BestOf:
+    """No training at all: the assistant says the preference model's favourite of k replies.
+
+    What serves while picks are too few for a policy (section 2.3). The `[best-of]` table."""
+
+    name: ClassVar[str] = "best-of"
+
+    k: int = setting(8, "Replies drawn for each that is said.", low=2, high=64)
+
+    def train(self, context: TrainingContext) -> StageResult:
+        """Raises HhchatError without a preference model to choose with."""
+        if "pm" not in context.stages:
+            raise HhchatError("best-of needs a preference model: put 'pm' before it")
+        # an upper bound (2401.01879); after a policy stage it comes on top of that stage's own
+        drift = math.log(self.k) - (self.k - 1) / self.k
+        alone = set(context.stages) == {"pm"}
+        found = Measurement("kl" if alone else "kl_best_of", drift, unit="nats/response")
+        return StageResult((found,), info={"best_of": self.k})
+
+
 @hookimpl
 def register_trainers(register: Callable[[type], None]) -> None:
+    register(BestOf)
     register(BestOfK)

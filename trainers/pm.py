@@ -53,7 +53,7 @@ class PM:
     learning_rate: float | None = setting(
         None,
         "Peak learning rate; none: 0.0077 / width from a prior (3e-5 for the starter), else "
-        "0.077 / width.",
+        "0.077 / width. 0: the prior's features stay as they are, and the head is its start.",
         low=0.0,
     )
     head_start: float = setting(
@@ -147,6 +147,9 @@ class PM:
         width = model.spec.hidden
         usual = (0.0077 if primed else 0.077) / width
         peak = usual if self.learning_rate is None else self.learning_rate
+        if primed and not peak:
+            context.log(Metric("pm", done, "progress", (done + self.updates(len(pairs))) / total))
+            return made
         groups = [
             {"params": list(role.adapter.parameters()), "factor": 1.0},
             # Adam moves a readout of H inputs by H times its rate: the wider, the slower

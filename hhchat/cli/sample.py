@@ -33,6 +33,9 @@ from hhchat.types import BadInput, Draw, Message
     metavar="WHICH",
     help="current, base or a snapshot's id.",
 )
+@click.option(
+    "--best-of", type=int, metavar="K", help="The preference model's favourite of K, for each."
+)
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Same seed, same replies.")
 @sampling_options
 @model_options
@@ -41,6 +44,7 @@ def command(
     n: int,
     snapshot: str,
     seed: int,
+    best_of: int | None,
     **flags: Any,
 ) -> None:
     """Sample replies to many prompts: JSON lines in and out.
@@ -51,8 +55,8 @@ def command(
     """
     if n < 1:
         raise BadInput(f"-n must be at least 1, not {n}")
-    config = settings(**flags)
-    sampling = replace(sampling_of(config), best_of=1)
+    config = settings(**flags, **{"chat.best_of": best_of})
+    sampling = replace(sampling_of(config), best_of=config.chat.best_of if best_of else 1)
     batches = read_batches(source, prompt_of)
     # A file is checked whole when its first batch is asked for: before the model is loaded.
     first = next(batches, None)

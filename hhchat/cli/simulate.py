@@ -53,6 +53,12 @@ if TYPE_CHECKING:
     metavar="WHICH",
     help="Who is chatted with: current, base or a snapshot's id.",
 )
+@click.option(
+    "--candidates",
+    type=int,
+    metavar="N",
+    help="Show the two of N replies that teach most; else [chat] candidates.",
+)
 @sampling_options
 @model_options
 @json_option
@@ -63,6 +69,7 @@ def command(
     n: int,
     seed: int,
     snapshot: str,
+    candidates: int | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -76,7 +83,7 @@ def command(
     from hhchat.simulate import find_user
 
     find_user(user)  # an unknown name is refused before a model is loaded
-    config = settings(**flags)
+    config = settings(**flags, **{"chat.candidates": candidates})
     if judge:
         _judge(config, user, judge, n, seed, as_json)
     else:
@@ -101,6 +108,8 @@ def _simulate(
             sampling=sampling_of(config),
             snapshot=snapshot,
             plugins=load_plugins(),
+            candidates=config.chat.candidates,
+            plain=config.chat.plain,
         )
     counter.close()
     told = {key: value for key, value in asdict(report).items() if key != "comparisons"}

@@ -46,6 +46,7 @@ class LocalEngine:
         *,
         judge: Callable[[str], object] | None = None,
         asker: Asker | None = None,
+        best_of: Callable[[str], int] | None = None,
         dtype: torch.dtype | None = None,
         rows: int = ROWS,
     ) -> None:
@@ -54,6 +55,7 @@ class LocalEngine:
         self.rows = rows
         self._resolve = resolve
         self._judge = judge
+        self._best_of = best_of
         if asker is not None:  # without one, the engine is none that can choose what to ask
             self.asker = asker
         self._dtype = dtype or model.exact
@@ -68,6 +70,7 @@ class LocalEngine:
         self, draws: Sequence[Draw], cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[Delta]:
         """Rows grow in lockstep, a token each; the last delta of a row carries its generation."""
+        draws = self._served(draws)
         if any(d.sampling.best_of > 1 for d in draws):
             yield from self._whole(draws)
             return
@@ -110,8 +113,13 @@ class LocalEngine:
 
     def generate(self, draws: Sequence[Draw]) -> list[Generation]:
         """All replies, in the order of `draws`; decoded in batches of like prompt lengths."""
+        draws = self._served(draws)
         if any(d.sampling.best_of > 1 for d in draws):
             return self._best(draws)
+        return self._plain(draws)
+
+    def _plain(self, draws: Sequence[Draw]) -> list[Generation]:
+        """One reply a draw, whatever its snapshot serves."""
         with self._lock, torch.inference_mode():
             done: list[Generation | None] = [None] * len(draws)
             names = [self._resolve(d.snapshot)[0] for d in draws]
@@ -197,6 +205,18 @@ class LocalEngine:
             seed=draw.seed,
         )
 
+    def _served(self, draws: Sequence[Draw]) -> Sequence[Draw]:
+        """Draws as their snapshots serve them: some say their favourite of k."""
+        if self._best_of is None:
+            return draws
+        served = []
+        for draw in draws:
+            k = self._best_of(draw.snapshot) if draw.sampling.best_of == 1 else 1
+            if k > 1:
+                draw = replace(draw, sampling=replace(draw.sampling, best_of=k))
+            served.append(draw)
+        return served
+
     def _whole(self, draws: Sequence[Draw]) -> Iterator[Delta]:
         # A best-of-k reply cannot stream: all rows are shown at once (paper B.5).
         for i, made in enumerate(self.generate(draws)):
@@ -213,7 +233,7 @@ class LocalEngine:
                 seed = draw.seed if j == 0 else draw.seed + j * 0x9E3779B97F4A7C15 % (1 << 62)
                 spread.append(replace(draw, seed=seed % (1 << 63), sampling=plain))
                 owner.append(i)
-        made = self.generate(spread)
+        made = self._plain(spread)
         best: list[Generation] = []
         for i, draw in enumerate(draws):
             mine = [g for g, o in zip(made, owner, strict=True) if o == i]

@@ -279,3 +279,20 @@ def test_decoding_merged_and_unmerged_is_the_same_policy(tiny, quantization):
             LocalEngine(model).run(Decoder(model.trunk, role, merged=merged), rows)
         replies.append([r.tokens for r in rows])
     assert replies[0] == replies[1]
+
+
+def test_a_snapshot_that_serves_the_best_of_k_does_so_wherever_it_speaks(llama):
+    class Longest:
+        def score(self, exchanges):
+            return [float(len(e.reply)) for e in exchanges]
+
+    def serves(name):
+        return 5 if name == "current" else 1
+
+    engine = LocalEngine(llama, judge=lambda name: Longest(), best_of=serves)
+    [asked] = LocalEngine(llama, judge=lambda name: Longest()).generate([draw(3, best_of=5)])
+    assert engine.generate([draw(3)]) == [asked]
+    assert [d.generation for d in engine.sample([draw(3)])] == [asked]
+    assert asked.sampling.best_of == 5  # the record says how it came to be
+    plain = replace(draw(3), snapshot="base")
+    assert engine.generate([plain]) == LocalEngine(llama).generate([plain])

@@ -151,7 +151,7 @@ def test_its_question_heads_the_chat(scratch: Path, home: Path) -> None:
 def test_its_term_is_in_a_runs_metrics(stranger: Run, home: Path) -> None:
     home.mkdir()
     (home / "config.toml").write_text(
-        "[train]\neval_prompts = 8\nmin_comparisons = 5\n[chat]\nmax_new_tokens = 24\n"
+        "[train]\neval_prompts = 8\nmin_comparisons = 5\nmin_ppo = 0\n[chat]\nmax_new_tokens = 24\n"
         "[pm]\nhalves = false\nanchors = 8\n"
         "[ppo]\nupdates = 1\nbatch = 8\nepochs = 1\nevaluate = 8\nmax_new_tokens = 24\n"
         "[weights]\nwarmth = 0.5\n"

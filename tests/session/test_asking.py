@@ -1,4 +1,4 @@
-"""Of several replies the two that teach most are shown, and what tests a model stays a fair draw."""
+"""Of several replies the two that teach most are shown; what tests a model stays a fair draw."""
 
 from __future__ import annotations
 
