@@ -65,7 +65,9 @@ def command(
     share one model.
     """
     if find_spec("textual_serve") is None or find_spec("aiohttp") is None:
-        raise BadInput("the browser needs textual-serve: pip install 'hhchat[serve]', or textual-serve alone")
+        raise BadInput(
+            "the browser needs textual-serve: pip install 'hhchat[serve]', or textual-serve alone"
+        )
     if not hasattr(socket, "AF_UNIX"):
         raise BadInput("`hhchat serve` needs Unix sockets, which this system does not have")
     from hhchat.cli.chat import check_mode, check_question, is_first, with_server
