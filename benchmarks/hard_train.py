@@ -165,6 +165,12 @@ def run_kills(options: Any, report: Report) -> list[str]:
     return wrong
 
 
+def edited() -> float:
+    """When the code that trains was last edited."""
+    files = [f for folder in ("hhchat", "trainers") for f in (ROOT / folder).rglob("*.py")]
+    return max(f.stat().st_mtime for f in files)
+
+
 def killed(home: Path, span: float, rng: random.Random, kills: list[str], wanted: int) -> list[str]:
     """One run, killed until it ends by itself or there have been enough kills."""
     resume = False
