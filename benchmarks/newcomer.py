@@ -146,7 +146,7 @@ class Newcomer:
         go("=hhchat", "Enter", sees=(OWN, "ready"))  # where one left
         go("C-t", sees=("Train the assistant now?", "pairs to learn from", "y yes"))
         go("y", sees=("Training · running",))
-        self.see("ppo", "score", patience=patience)
+        self.see("ppo", "score", "now, after update", patience=patience)
         self.shoot("6-training")
         go("Escape", sees=("ready",))
         go("C-n", "=hello", "Enter", sees=("hello", "your pick"))
@@ -156,7 +156,7 @@ class Newcomer:
         if "A better assistant is ready" in told:
             go("C-t", sees=("The new assistant is promoted", "Try it blind"), shot="7-offer")
             go("Down", "Enter", sees=("Blind from the next message on",))
-            for question in (QUESTION, "tell me about rivers", "how do I sleep better?"):
+            for question in (QUESTION, "what is 9 minus 4?", "how do I sleep better?"):
                 go(f"={question}", "Enter", sees=("your pick",))
                 go("Right", sees=("✓ saved", "left by", "right by"))
             self.shoot("8-blind-trial")

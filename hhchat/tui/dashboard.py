@@ -19,7 +19,7 @@ from hhchat.stats import share, win_rate_of_elo
 from hhchat.text import one_line, printable
 from hhchat.tui import pump
 from hhchat.tui.keyline import KeyLine
-from hhchat.tui.plots import Row, bar, intervals
+from hhchat.tui.plots import Row, bar, intervals, painted
 from hhchat.types import HhchatError, Measurement
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Dashboard(Screen[str | None]):
             (self.agreement, agreement(standing, width)),
             (self.versions, versions(standing, width)),
         ):
-            block.update(Content("\n".join(lines)))
+            block.update(painted(lines))
         for block, panel in zip(self.extra, self._panels, strict=True):
             block.update(Content("\n".join(panel_lines(panel, self._store))))
 
@@ -185,11 +185,15 @@ def agreement(standing: Standing, width: int) -> list[str]:
             "right about picks that it has not seen is shown here.",
         ]
     elif standing.consistency is None:
-        lines.append("How often you agree with yourself is the most that can be learned: some old")
-        lines.append("pairs are shown to you again, and there are none yet ([chat] replay).")
+        lines.append(
+            "How often you agree with yourself is the most that can be learned: some old pairs are "
+            "shown to you again, and there are none yet ([chat] replay)."
+        )
     else:
-        lines.append("How often each is right about picks it has not seen, and how often you")
-        lines.append("agreed with yourself (you again): the most that can be learned.")
+        lines.append(
+            "How often each is right about picks it has not seen, and how often you agreed with "
+            "yourself (you again): the most that can be learned."
+        )
     for version in [v for v in standing.versions if v.gain is not None][-1:]:
         gain = version.gain
         assert gain is not None

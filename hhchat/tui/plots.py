@@ -1,21 +1,28 @@
 """Bars and intervals from block characters: read by their shape, so colour adds nothing.
 
-Everything here gives plain lines of text that fit a width.
+Everything here but `painted` gives plain lines of text that fit a width.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
+from textual.content import Content
 
 from hhchat.text import one_line
 
 FULL, EMPTY = "█", "░"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 LABEL = 26  # the widest a label gets; narrower on small screens
+PAINT = (
+    (re.compile(f"[{FULL}{EIGHTHS[1:]}├─┤┼●◂▸]+"), "$primary"),
+    (re.compile(f"{EMPTY}+"), "$frame"),
+    (re.compile("┊"), "$foreground-muted"),
+)
 SMALLEST = 12  # columns a plot needs to say anything
 
 
@@ -28,6 +35,15 @@ class Row:
     low: float | None = None
     high: float | None = None
     words: str = ""
+
+
+def painted(lines: Sequence[str]) -> Content:
+    """The lines as content, with quiet colours on what is drawn of block characters."""
+    text = Content("\n".join(lines))
+    for pattern, style in PAINT:
+        for found in pattern.finditer(text.plain):
+            text = text.stylize(style, found.start(), found.end())
+    return text
 
 
 def bar(share: float, width: int) -> str:
