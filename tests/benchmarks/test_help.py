@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import common, taught
 
-NAMES = ("speed", "taught", "ui", "hard", "gpu")
+NAMES = ("speed", "taught", "levers", "ui", "hard", "gpu")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -30,7 +30,17 @@ def test_help_names_the_options_that_all_have(name: str, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     "name",
-    ["arena", "first_token", "inputs", "ours", "peers", "synthetic", "terminal", "common"],
+    [
+        "arena",
+        "first_token",
+        "inputs",
+        "ours",
+        "peers",
+        "synthetic",
+        "terminal",
+        "common",
+        "levers_bank",
+    ],
 )
 def test_every_module_imports_without_the_peers(name: str) -> None:
     import_module(f"benchmarks.{name}")
