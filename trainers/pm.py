@@ -91,7 +91,7 @@ class PM:
             parts |= halves(pairs, state.seed_for(context.seed, "halves"))
         total = sum(self.updates(len(p)) for p in parts.values())
         models: dict[str, PreferenceModel] = {}
-        budget = Budget(report=context.report, world=context.world or ALONE)
+        budget = Budget(context.model.micro, context.report, context.world or ALONE)
         done = 0
         for which, part in parts.items():
             stop_on = heldout if which == "full" else []

@@ -65,7 +65,9 @@ class PolicySettings:
     min_length_ratio: float = setting(0.2, "Stop when replies grow shorter than this, times.")
     max_unfinished: float = setting(0.1, "Stop when unfinished replies rise by more than this.")
     min_distinct: float = setting(0.3, "Stop when distinct replies fall under this share.", low=0.0)
-    micro_tokens: int = setting(4096, "Padded tokens a forward; halved when memory runs out.")
+    micro_tokens: int | None = setting(
+        None, "Padded tokens a forward, halved when memory runs out; none: as suits the device."
+    )
     evaluate: int = setting(128, "Held-out prompts for the closing measurements.", low=8)
 
 
@@ -99,7 +101,8 @@ class PolicyLearner:
         self.policy.to(self.model.device)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         self.engine = LocalEngine(self.model)
-        self.budget = Budget(hyper.micro_tokens, context.report, self.world)
+        tokens = hyper.micro_tokens or context.model.micro
+        self.budget = Budget(tokens, context.report, self.world)
         terms = list(context.terms)
         if self.world.size > 1:
             terms = [(Asked(term, self.world), weight) for term, weight in terms]
