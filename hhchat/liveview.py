@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STYLES = {"axis": "dim", "line": "yellow", "early": "cyan", "late": "bold cyan", "last": "bold red"}
 BAR = 28  # columns of the bar
+NARROW = 40  # columns under which replies are left out
 WIDE = 84  # columns from which readings and plot stand side by side
 READINGS = 42  # columns of the readings where they do
 PLOT = (8, 16)  # lines of the plot, at least and at most
@@ -149,7 +150,7 @@ def _append(drawn: Text, pieces: Sequence[Piece]) -> None:
 
 
 def _half(width: int) -> int:
-    return max(16, (width - 3) // 2)
+    return (width - 3) // 2
 
 
 def _samples(watch: Watch, width: int, room: int) -> list[Any]:
@@ -157,18 +158,27 @@ def _samples(watch: Watch, width: int, room: int) -> list[Any]:
     from rich.console import Group
     from rich.table import Table
 
-    long = SAMPLE_LINES * (_half(width) - 4)
+    if width < NARROW:
+        return []
     found: list[Any] = []
     for sample in watch.samples[: max(0, (room - 3) // (SAMPLE_LINES + 1))]:
         both = Table.grid(padding=(0, 1))
         both.add_column(width=_half(width))
         both.add_column(width=_half(width))
-        both.add_row(
-            _text(_flat(sample.before, long), "dim", wrap=True),
-            _text(_flat(sample.after, long), wrap=True),
-        )
-        found.append(Group(_text(f"❯ {one_line(sample.prompt, max(20, width - 3))}", "bold"), both))
+        both.add_row(_reply(sample.before, width, "dim"), _reply(sample.after, width))
+        found.append(Group(_text(f"❯ {one_line(sample.prompt, width - 3)}", "bold"), both))
     return found
+
+
+def _reply(reply: str, width: int, style: str = "") -> Text:
+    """A reply in `SAMPLE_LINES` lines at most of half the width."""
+    from rich.console import Console
+    from rich.text import Text
+
+    half = _half(width)
+    text = _text(_flat(reply, SAMPLE_LINES * (half - 4)), style, wrap=True)
+    lines = text.wrap(Console(width=half), half, overflow="fold")  # wide characters count twice
+    return Text("\n").join(lines[:SAMPLE_LINES])
 
 
 def _flat(text: str, width: int) -> str:

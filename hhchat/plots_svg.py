@@ -276,9 +276,8 @@ def intervals(title: str, spans: Sequence[Span], mark: float) -> str:
     parts.append(f'<line class="mark" x1="{x}" x2="{x}" y1="4" y2="{floor}"/>')
     for i, span in enumerate(kept):
         y = 4 + row * i + row / 2
-        parts.append(
-            f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{safe(one_line(span.name, 26))}</text>'
-        )
+        name = safe(one_line(span.name, 26))
+        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{name}</text>')
         told = f"{span.name}: {number(span.value)}"
         if span.low is not None and span.high is not None:
             told += f", {number(span.low)} to {number(span.high)}"

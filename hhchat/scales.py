@@ -52,7 +52,10 @@ def fit(points: Iterable[Point]) -> Fit | None:
     if xx <= 0 or yy <= 0:
         return None
     slope = xy / xx
-    return Fit(slope, middle_y - slope * middle_x, min(1.0, xy * xy / (xx * yy)))
+    r2 = slope * (xy / yy)  # not over xx * yy, which is 0 for numbers that are small enough
+    if not (usable(slope) and math.isfinite(r2)):
+        return None
+    return Fit(slope, middle_y - slope * middle_x, min(1.0, r2))
 
 
 def running_mean(points: Sequence[Point], window: int) -> list[Point]:

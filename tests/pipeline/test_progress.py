@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from hhchat.events import Event, as_record, from_record
 from hhchat.liveview import view
@@ -162,7 +163,7 @@ def watched(now: float = 24.0) -> Watch:
             length=30.0, unfinished=0.0, distinct=1.0, progress=(step + 1) / 24,
         ):  # fmt: skip
             watch(event)
-    long = "word " * 400 + "\n\n\n" * 40
+    long = "word 漢字漢字漢字漢字 " * 400 + "\n\n\n" * 40
     watch(Event("samples", "ppo", done=11, samples=(SampleReport("Ask?", long, "New!"),) * 2))
     for i in range(4):
         watch(Event("line", "ppo", text=f"line {i} {long}"))
@@ -188,7 +189,7 @@ def test_the_view_fits_every_terminal_and_never_scrolls_the_run_away(
     width: int, height: int
 ) -> None:
     lines = shown(watched(), width, height)
-    assert all(len(line) <= width for line in lines)
+    assert all(cell_len(line) <= width for line in lines)
     assert "● ppo" in "\n".join(lines)
     assert len(lines) <= height
 

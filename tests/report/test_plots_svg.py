@@ -90,6 +90,12 @@ def test_names_are_escaped() -> None:
     assert not re.search("<[btxy]>", drawn)
 
 
+def test_a_line_through_next_to_nothing_is_no_line_and_no_error() -> None:
+    tiny = 2.4585919534299725e-130
+    assert scales.fit([(0.0, 0.0), (0.0, 0.0), (tiny, tiny)]) in (None, Fit(1.0, 0.0, 1.0))
+    assert scales.fit([(0.0, 0.0), (0.0, 0.0), (5e-324, 1e29)]) is None
+
+
 def test_numbers_for_people() -> None:
     shown = [scales.number(v) for v in (None, math.nan, math.inf, -0.0, 3.0, 12345.6, 0.12345)]
     assert shown == ["–", "–", "∞", "0", "3", "12346", "0.1235"]
