@@ -125,7 +125,13 @@ def is_first(config: Config) -> bool:
 
 
 def what_fits(config: Config) -> str:
-    """A line about the memory that the model needs and this machine has."""
+    """A line about the memory that the model needs and this machine has; of no model: which
+    sizes it has room for."""
+    if not config.model.path:
+        from hhchat.cli.doctor import fitting_sizes
+        from hhchat.model.base import free_memory, pick_device
+
+        return f"What fits {fitting_sizes(free_memory(pick_device(config.model.device)))[0]}"
     from hhchat.backend import LocalBackend
 
     memory = LocalBackend().memory(config)

@@ -198,7 +198,13 @@ def _eight_bit(device: torch.device) -> Iterator[Check]:
 
 
 def _fits(free: int) -> Iterator[Check]:
-    """Which sizes could be trained here: base, adapters, optimiser and activations together."""
+    text, sizes = fitting_sizes(free)
+    yield Check("fits", None, text, sizes)
+
+
+def fitting_sizes(free: int) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Which sizes could be trained in `free` bytes: base, adapters, optimiser and activations
+    together. In words, and in figures."""
     from hhchat.model.locate import estimate
     from hhchat.model.spec import read_spec
 
@@ -237,7 +243,7 @@ def _fits(free: int) -> Iterator[Check]:
                 fitting[label] = names[-1]
         best = ", ".join(f"{name} ({label})" for label, name in fitting.items())
         parts.append(f"{what} up to {best}" if best else f"{what}: none of {', '.join(SIZES)}")
-    yield Check("fits", None, f"within {_size(free)}: {'; '.join(parts)}", sizes)
+    return f"within {_size(free)}: {'; '.join(parts)}", sizes
 
 
 def _version(name: str) -> str | None:

@@ -94,6 +94,7 @@ class Which(ModalScreen[str | None]):
         box = self.query_one(Input)
         box.display = True
         box.focus()
+        self._find_out("")  # what sizes this machine has room for
 
     async def action_take(self) -> None:
         box, options = self.query_one(Input), self.query_one(OptionList)
@@ -114,6 +115,9 @@ class Which(ModalScreen[str | None]):
             self.dismiss(name)
             return
         self.say("looking … (a model of the hub is fetched first, which can take minutes)")
+        self._find_out(name)
+
+    def _find_out(self, name: str) -> None:
         threading.Thread(target=self._look, args=(name,), name="hhchat-fits", daemon=True).start()
 
     def _look(self, name: str) -> None:
@@ -124,7 +128,12 @@ class Which(ModalScreen[str | None]):
         pump.deliver(self.post_message, told)
 
     def on_which_told(self, message: Told) -> None:
-        if message.name == self.query_one(Input).value.strip():
+        if message.name != self.query_one(Input).value.strip():
+            return  # something else has been typed since
+        if not message.name:
+            if message.usable:
+                self.say(message.line)
+        else:
             self._usable = message.name if message.usable else ""
             self.say(message.line + (" · enter takes it" if message.usable else ""))
 

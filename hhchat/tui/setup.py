@@ -22,7 +22,9 @@ LATELY = "open-conversation"  # a file beside the database
 class FirstRun:
     """What the screens of a first run ask of whoever started the app."""
 
-    fits: Callable[[str], str]  # a line about a model on this machine; called in a thread
+    # A line about a model on this machine, or about what it has room for ("" for the name); called
+    # in a thread.
+    fits: Callable[[str], str]
     choose: Callable[[str], Config]  # keep the choice; `engine_factory` loads it from then on
 
 

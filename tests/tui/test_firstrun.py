@@ -24,6 +24,8 @@ class Choices:
         self.first_run = FirstRun(self.fits, self.choose)
 
     def fits(self, name: str) -> str:
+        if not name:
+            return "What fits within 8.0 GiB: chat up to 3B (int8)"
         if name == "nowhere":
             raise BadInput("no model at nowhere [/INST]")
         return "It fits: 1.0 GiB needed to train it, 8.0 free"
@@ -40,6 +42,7 @@ async def test_three_screens_to_the_first_question(desk: Desk) -> None:
         await d.press("enter")
         assert isinstance(d.app.screen, Which)
         await d.press("down", "enter")
+        await d.until(lambda: "What fits within 8.0 GiB" in d.screen_text())
         await d.type("nowhere")
         await d.press("enter")
         await d.until(lambda: "no model at nowhere [/INST]" in d.screen_text())
