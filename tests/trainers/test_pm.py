@@ -196,3 +196,35 @@ def test_what_is_saved_is_finite_and_in_fp32(world):
         for tensor in load_file(str(file)).values():
             assert tensor.dtype == torch.float32
             assert bool(torch.isfinite(tensor).all())
+
+
+def test_from_a_prior_the_head_starts_with_what_the_picks_say_of_its_features(world):
+    # a prior of taste: what it knows must be of use before anything is trained
+    learnt = world.train(tw.pm(epochs=4, halves=False), "prior")
+    prior = learnt.context.out
+    ran = world.train(tw.pm(prior=str(prior), learning_rate=0.0, halves=False), "start")
+    made, before = (PreferenceModel.load(world.model, f) for f in (ran.context.out, prior))
+    for x, y in zip(made.role.adapter.parameters(), before.role.adapter.parameters(), strict=True):
+        assert torch.equal(x, y)  # the features are the prior's own
+    pairs = [pair_of(world.model, c, False) for c in world.comparisons]
+    right = sum(g > 0 for g in gaps(made, pairs)) / len(pairs)
+    blank = tw.pm(prior=str(prior), learning_rate=1e-9, head_start=0.0, halves=False)
+    random = PreferenceModel.load(world.model, world.train(blank, "blank").context.out)
+    assert right > 0.8
+    assert right > sum(g > 0 for g in gaps(random, pairs)) / len(pairs)
+    # the opposite picks start it the other way round: it is the picks that speak
+    world.comparisons = [replace(c, preferred=1 - c.preferred) for c in world.comparisons]
+    other = world.train(tw.pm(prior=str(prior), learning_rate=0.0, halves=False), "other")
+    turned = gaps(PreferenceModel.load(world.model, other.context.out), pairs)
+    assert sum(g < 0 for g in turned) / len(pairs) > 0.8
+
+
+def test_pairs_that_were_chosen_to_teach_never_test(world):
+    some = world.comparisons
+    world.comparisons = [replace(c, purpose="active") if i % 3 else c for i, c in enumerate(some)]
+    ran = world.train(tw.pm(), "active")
+    [crossed] = [m for m in ran.result.measurements if m.name == "pm_cross_accuracy"]
+    assert crossed.n == sum(c.purpose != "active" for c in world.comparisons)
+    world.comparisons = [replace(c, purpose="active") for c in some]
+    world.heldout = []
+    assert world.train(tw.pm(), "none").result.measurements == ()
