@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from benchmarks.common import (
 )
 
 USERS = ("helpful", "harmless", "brief", "curious")
-METHODS = ("ppo", "rloo", "best-of-k", "dpo")
+METHODS = ("ppo", "rloo", "best-of-k", "dpo")  # best-of: the preference model alone
 PICKS = (50, 100, 200, 300, 600)
 
 
@@ -96,13 +97,20 @@ def last_object(text: str) -> dict[str, Any]:
 
 
 def cell(
-    home: Home, picks: int, user: str, method: str, seed: int, prompts: int, sets: Sequence[str]
+    home: Home,
+    picks: int,
+    user: str,
+    method: str,
+    seed: int,
+    options: argparse.Namespace,
+    known: dict[str, float],
 ) -> dict[str, Any]:
-    """Teach one assistant and measure it. Raises CommandFailed."""
-    for words in sets:
+    """Teach one assistant and measure it; `known` holds the start's facts. Raises CommandFailed."""
+    for words in options.sets:
         home.run("config", "set", *words.split("=", 1), model=False)
+    how = ["--candidates", str(options.candidates), "--flip", str(options.flip)]
     simulated = home.run(
-        *("simulate", "--user", user, "--picks", str(picks), "--seed", str(seed), "--json")
+        *("simulate", "--user", user, "--picks", str(picks), "--seed", str(seed), *how, "--json")
     )
     # 3: the gate refused the candidate, which is a result like any other
     stages = f"pm,{method}"
@@ -127,16 +135,20 @@ def cell(
         "kl": readings.get("kl"),
         "length": readings.get("length"),
         "unfinished": readings.get("unfinished"),
-        "facts_before": home.facts("base"),
     }
+    if options.facts and not known:
+        known["base"] = home.facts("base")  # greedy, so the same in every cell
+    made["facts_before"] = known.get("base")
     # A refused candidate is not the assistant: the user is left with the start, a win rate of 50%.
     served = run.get("snapshot") if run["state"] == "promoted" else None
     made["win_rate"] = 0.5
     made["facts_after"] = made["facts_before"]
     if served:
-        verdict = home.judge(user, served, "base", prompts)
+        verdict = home.judge(user, served, "base", options.prompts)
         made |= {"win_rate": verdict["value"], "win_low": verdict["low"]}
-        made |= {"win_high": verdict["high"], "facts_after": home.facts(served)}
+        made |= {"win_high": verdict["high"]}
+        if options.facts:
+            made["facts_after"] = home.facts(served)
     return made
 
 
@@ -176,6 +188,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--quantization", default="int8", choices=("int8", "none"))
     made.add_argument("--prompts", type=int, default=400, help="held-out prompts of the verdict")
     made.add_argument("--threads", type=int, help="threads of each command; default: all cores")
+    made.add_argument("--jobs", type=int, default=1, help="cells at once; times then mean less")
+    made.add_argument("--candidates", type=int, default=2, help="show the two of so many replies")
+    made.add_argument("--flip", type=float, default=0.0, help="share of picks turned round")
+    made.add_argument("--no-facts", dest="facts", action="store_false", help="ask no facts")
     made.add_argument(
         "--set",
         action="append",
@@ -211,18 +227,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for u in users
         for m in methods
     ]
-    for number, place in enumerate(wanted, 1):
-        if key_of(place) in cells and "error" not in cells[key_of(place)]:
-            continue
-        print(f"[{number}/{len(wanted)}] {key_of(place)}", file=sys.stderr, flush=True)
-        cells[key_of(place)] = taught(place, options)
-        fill(report, cells, [key_of(w) for w in wanted])
+    todo = [w for w in wanted if "error" in cells.get(key_of(w), {"error": ""})]
+    known: dict[str, float] = {}
+    with ThreadPoolExecutor(options.jobs) as pool:
+        running = [pool.submit(taught, place, options, known) for place in todo]
+        for number, done in enumerate(as_completed(running), 1):
+            made_now = done.result()
+            cells[key_of(made_now)] = made_now
+            print(f"[{number}/{len(todo)}] {key_of(made_now)}", file=sys.stderr, flush=True)
+            fill(report, cells, [key_of(w) for w in wanted])
     fill(report, cells, [key_of(w) for w in wanted])
     print("\n".join(report.texts))
     return 0
 
 
-def taught(place: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def taught(
+    place: Mapping[str, Any], options: argparse.Namespace, known: dict[str, float]
+) -> dict[str, Any]:
     """One cell in a data folder of its own, or the words of what went wrong."""
     root = Path(options.keep) if options.keep else Path(tempfile.mkdtemp(prefix="hhchat-taught-"))
     folder = root / key_of(place).replace("/", "-") if options.keep else root
@@ -230,8 +251,8 @@ def taught(place: Mapping[str, Any], options: argparse.Namespace) -> dict[str, A
         return cell(
             Home(folder, options.quantization, options.threads),
             **place,
-            prompts=options.prompts,
-            sets=options.sets,
+            options=options,
+            known=known,
         )
     except CommandFailed as error:
         return {**place, "error": str(error)}
@@ -245,7 +266,7 @@ def earlier(report: Report, options: argparse.Namespace) -> dict[str, Any]:
     if report.out is None or not report.out.is_file():
         return {}
     content = json.loads(report.out.read_text())
-    same = ("quantization", "prompts", "sets")
+    same = ("quantization", "prompts", "sets", "candidates", "flip", "facts", "threads", "jobs")
     if any(content["settings"].get(k) != getattr(options, k) for k in same):
         sys.exit(f"{report.out.name} holds cells of other settings: give --fresh or another --out")
     found: dict[str, Any] = content["results"]["cells"]
@@ -332,13 +353,16 @@ def bars(done: Sequence[Mapping[str, Any]]) -> list[Bar]:
     some = [c for c in done if (c["picks"], c["method"]) == (300, "ppo")]
     kls = [c["kl"] for c in some if c["kl"] is not None]
     walls = [c["wall"] for c in some]
-    lost = [100 * (c["facts_before"] - c["facts_after"]) for c in some]
+    lost = [100 * (c["facts_before"] - c["facts_after"]) for c in some if c["facts_before"]]
     for what, values, most, unit in (
         ("largest KL", kls, 8.0, " nats"),
         ("slowest hhchat train", walls, 120.0, " s"),
         ("most fact accuracy lost", lost, 2.0, " points"),
     ):
         found.append(Bar(what, max(values) if values else None, most, at_most=True, unit=unit))
+    worse = [c for c in done if c["state"] == "promoted" and c["win_rate"] < 0.5]
+    share = len(worse) / len(done) if done else None
+    found.append(Bar("promoted though truly worse, of all runs", share, 0.1, at_most=True))
     return found
 
 

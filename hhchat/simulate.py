@@ -91,15 +91,19 @@ def simulate(
     wave: int = WAVE,
     candidates: int = 2,
     plain: float = 0.25,
+    flip: float = 0.0,
 ) -> SimReport:
     """Chat until `picks` picks are recorded; ties between identical replies come on top.
 
     Every row is what a person's pick would have left, marked as simulated. The same seed on the
-    same model gives the same picks. `candidates` and `plain` are those of `Session`.
+    same model gives the same picks. `candidates` and `plain` are those of `Session`; of the picks
+    a share `flip` is turned round, as by someone who does not look (at 0.5 nothing can be learnt).
     """
     user = find_user(user) if isinstance(user, str) else user
     if picks < 1:
         raise BadInput(f"the number of picks must be at least 1, not {picks}")
+    if not 0 <= flip <= 1:
+        raise BadInput(f"the share of picks turned round is from 0 to 1, not {flip:g}")
     rng = random.Random(f"{user.name}:{seed}")
     batch = _AskingBatch(engine) if isinstance(engine, Asking) else _Batch(engine)
     report, began = SimReport(user.name), time.monotonic()
@@ -119,7 +123,7 @@ def simulate(
                 candidates=candidates,
                 plain=plain,
             )
-            talks.append(_Talk(session, user, script, random.Random(rng.getrandbits(64))))
+            talks.append(_Talk(session, user, script, random.Random(rng.getrandbits(64)), flip))
             report.conversations += 1
         while talks and report.picks < picks:
             talks = talks[: picks - report.picks]
@@ -209,6 +213,7 @@ class _Talk:
     user: User
     script: list[str]
     rng: random.Random
+    flip: float = 0.0
 
     def say(self) -> None:
         self.session.say(self.script.pop(0))
@@ -226,6 +231,8 @@ class _Talk:
         messages = _pairs(self.session.messages)
         gap = self.user.utility(messages, left) - self.user.utility(messages, right)
         position = felt_position(gap, self.rng)
+        if self.flip and self.rng.random() < self.flip:
+            position = 9 - position
         made: Comparison = self.session.pick(position=position, latency=latency)
         report.picks += 1
         report.left += position <= 4

@@ -59,6 +59,13 @@ if TYPE_CHECKING:
     metavar="N",
     help="Show the two of N replies that teach most; else [chat] candidates.",
 )
+@click.option(
+    "--flip",
+    type=float,
+    default=0.0,
+    metavar="SHARE",
+    help="Turn this share of the picks round, as by someone who does not look.",
+)
 @sampling_options
 @model_options
 @json_option
@@ -70,6 +77,7 @@ def command(
     seed: int,
     snapshot: str,
     candidates: int | None,
+    flip: float,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -88,11 +96,11 @@ def command(
         _judge(config, user, judge, n, seed, as_json)
     else:
         assert picks is not None
-        _simulate(config, user, picks, seed, snapshot, as_json)
+        _simulate(config, user, picks, seed, snapshot, flip, as_json)
 
 
 def _simulate(
-    config: Config, user: str, picks: int, seed: int, snapshot: str, as_json: bool
+    config: Config, user: str, picks: int, seed: int, snapshot: str, flip: float, as_json: bool
 ) -> None:
     from hhchat.simulate import simulate
 
@@ -110,6 +118,7 @@ def _simulate(
             plugins=load_plugins(),
             candidates=config.chat.candidates,
             plain=config.chat.plain,
+            flip=flip,
         )
     counter.close()
     told = {key: value for key, value in asdict(report).items() if key != "comparisons"}

@@ -223,3 +223,10 @@ def test_the_verdict_is_spoken_on_400_prompts_that_nobody_trained_on() -> None:
     assert not trained & {opening(p.messages) for p in held}
     with pytest.raises(BadInput, match="no held-out prompts"):
         judge(Engine(), Taste(), "a", "b", [])
+
+
+def test_picks_that_are_turned_round_point_at_the_worse_reply(store: Store) -> None:
+    told = run(store, 400, seed=1, flip=1.0)
+    assert told.better / told.picks < 0.3  # a user who always points at the other reply
+    with pytest.raises(BadInput, match="from 0 to 1"):
+        run(store, 4, flip=1.5)
