@@ -57,7 +57,7 @@ def _rows(keys: Sequence[Key], width: int) -> list[list[Key]]:
 
 def _pill(key: Key) -> Content:
     pill = Content.assemble(
-        (f" {key.cap} ", "bold $foreground on $panel-lighten-1"),
+        (f" {key.cap} ", "bold $foreground on $panel"),
         (f" {key.label}", "$foreground-muted"),
     )
     action = target(key)
