@@ -131,7 +131,7 @@ def test_a_dry_run_says_what_is_missing(run: Run) -> None:
     assert plan["comparisons"] == 0
     assert plan["missing"] == plan["needed"]
     assert plan["problems"]
-    assert [stage["name"] for stage in plan["stages"]] == ["pm", "ppo"]
+    assert [stage["name"] for stage in plan["stages"]] == ["pm", "best-of"]  # few picks
     assert "would not start" in run("train", "--dry-run").ok().out
     ran = run("train")
     assert ran.code == 1
@@ -181,7 +181,7 @@ def test_simulate_and_judge(run: Run) -> None:
     [told] = run("simulate", "--user", "brief", "--picks", "4", "--json", *SHORT).ok().lines
     assert told["picks"] == 4
     assert set(told) == {
-        "user", "picks", "ties", "conversations", "heldout", "better", "left", "seconds",
+        "user", "picks", "ties", "conversations", "heldout", "better", "left", "active", "seconds",
     }  # fmt: skip
     [stats] = run("prefs", "stats", "--json").ok().lines
     assert stats["picks"] == 4

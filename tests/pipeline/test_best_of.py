@@ -61,7 +61,7 @@ class Backend(FakeBackend):
 
 def train(store: Store, stages: list[str] | None = None, **tables: Any) -> tuple[Any, list[str]]:
     lines: list[str] = []
-    tables["train"] = {"stages": ["pm", "ppo"], **tables.get("train", {})}
+    tables["train"] = {"stages": ["pm", "ppo"], "min_ppo": 100, **tables.get("train", {})}
     run = pipeline.train(
         store,
         config(**tables),
@@ -111,7 +111,7 @@ def test_with_enough_picks_or_when_it_is_named_ppo_runs(store: Store) -> None:
 
 def test_a_dry_run_tells_the_stages_that_would_run(store: Store) -> None:
     fill(store, picks=60)
-    made = config(train={"stages": ["pm", "ppo"]})
+    made = config(train={"stages": ["pm", "ppo"], "min_ppo": 100})
     told = pipeline.plan(store, made, plugins(Trainers()), backend=Backend())
     assert [s.name for s in told.stages] == ["pm", "best-of"]
     assert any("steps aside" in line for line in told.warnings)
