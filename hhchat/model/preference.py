@@ -162,7 +162,7 @@ class PreferenceModel:
         """Raw scores of each row's replies, as the head gives them."""
         out: list[list[float]] = [[] for _ in rows]
         with torch.inference_mode():
-            for group in by_length([size_of(r) for r in rows], tokens):
+            for group in by_length([size_of(r) for r in rows], min(tokens, self.model.chunk)):
                 packed = pack([rows[i] for i in group]).to(self.model.device)
                 scores = self.forward(packed).float().cpu()
                 for i, line in zip(group, scores.tolist(), strict=True):
@@ -173,7 +173,7 @@ class PreferenceModel:
         """What the head reads: [R, H] on the CPU, for each row's replies."""
         out: list[Tensor] = [torch.empty(0)] * len(rows)
         with torch.inference_mode():
-            for group in by_length([size_of(r) for r in rows], tokens):
+            for group in by_length([size_of(r) for r in rows], min(tokens, self.model.chunk)):
                 packed = pack([rows[i] for i in group]).to(self.model.device)
                 for i, hidden in zip(group, self.hidden(packed).float().cpu(), strict=True):
                     out[i] = hidden[: len(rows[i].replies)]
