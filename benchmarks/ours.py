@@ -111,7 +111,7 @@ class PMPass:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         import torch
-        from hhchat_trainers.descent import Descent
+        from hhchat_trainers.descent import Budget, Descent
         from hhchat_trainers.pm import PM, Pair
 
         from hhchat.model import PreferenceModel
@@ -121,7 +121,8 @@ class PMPass:
         model = load(settings, work)
         self.trainer = PM(rank=settings["rank"], batch_pairs=settings["batch"])
         self.made = PreferenceModel(model, PreferenceRole(model, settings["rank"]))
-        self.descent = Descent(torch.optim.AdamW(self.made.role.parameters(), lr=1e-5))
+        optimiser = torch.optim.AdamW(self.made.role.parameters(), lr=1e-5)
+        self.descent = Descent(optimiser, Budget(model.micro))
         self.pairs = [Pair(Judged(p, [c, r]), 1.0) for p, c, r in work.pairs]
         self.batch = settings["batch"]
         self.lap = 0

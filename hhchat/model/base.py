@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +61,6 @@ def load_model(
             f"quantization {quantization!r} is unknown; {nearest(quantization, QUANTIZATIONS)}"
         )
     place = pick_device(device)
-    if place.type == "cpu":
-        keep_heap()
     folder = locate(name)
     spec = read_config(folder)
     if quantization == "auto":
@@ -105,18 +101,6 @@ def load_model(
     )
     keep_copies(model)
     return model
-
-
-def keep_heap() -> None:
-    """Have glibc keep freed memory of up to 256 MB for what comes next.
-
-    Each pass frees and asks again for the same tens of megabytes; given back to the system they
-    are cleared page by page each time, a tenth of a training step. Elsewhere nothing happens."""
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h
-    with suppress(Exception):
-        tell = ctypes.CDLL(None).mallopt
-        tell(trim_threshold, 256 << 20)
-        tell(mmap_threshold, 32 << 20)
 
 
 def _checked(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> Tensor:

@@ -144,7 +144,7 @@ class Batch:
             self.column += 1
         logits = self.logits
         if self.blocked is not None:
-            logits = logits.index_fill(-1, self.blocked, float("-inf"))
+            logits.index_fill_(-1, self.blocked, float("-inf"))
         chosen = choose(logits, self.uniform[:, self.made], self.temperature, self.nucleus)
         self.made += 1
         grown = list(self.live)

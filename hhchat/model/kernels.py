@@ -38,7 +38,7 @@ def _onednn() -> Callable[..., Tensor] | None:
     In fp32 torch asks MKL, which runs at half the speed of oneDNN on processors of other makers
     (measured: benchmarks.speed). None where this build of torch has no such operator."""
     try:
-        op = torch.ops.mkldnn._linear_pointwise
+        op: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
         x, w = torch.eye(3, 4), torch.arange(8.0).view(2, 4)
         made = op(x, w, None, "none", [], "")
         return op if torch.equal(made, x @ w.t()) else None
@@ -288,6 +288,110 @@ def turn_(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x
 
 
+# -- attention
+
+BLOCK = 64  # queries of a block: two of the kernel's own
+
+
+@cache
+def _flash() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """torch's fused attention for a CPU, forward and backward; None where a build has none."""
+    try:
+        ahead = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+        back = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+        return ahead, back
+    except AttributeError:
+        return None
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+    return [(low, min(low + BLOCK, length)) for low in range(0, length, BLOCK)]
+
+
+@cache
+def _causal(low: int, high: int, dtype: torch.dtype) -> Tensor:
+    """[high - low, high]: 0 where query low + i sees key j, else -inf."""
+    with torch.inference_mode(False):
+        mask = torch.full((high - low, high), float("-inf"), dtype=dtype)
+        return mask.triu_(low + 1)
+
+
+class _Attention(torch.autograd.Function):
+    """Blocks of queries, each against the keys up to its last: a fused kernel given a causal mask
+    computes all of it, and half is thrown away."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        flash = _flash()
+        assert flash is not None
+        out = torch.empty_like(q)
+        totals = []
+        for low, high in _blocks(q.shape[2]):
+            made, total = flash[0](
+                q[:, :, low:high],
+                k[:, :, :high],
+                v[:, :, :high],
+                0.0,
+                False,
+                attn_mask=_seen(mask, low, high, q.dtype),
+                scale=scale,
+            )
+            out[:, :, low:high] = made
+            totals.append(total)
+        ctx.scale, ctx.mask = scale, mask
+        ctx.save_for_backward(q, k, v, out, *totals)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        flash = _flash()
+        assert flash is not None
+        q, k, v, out, *totals = ctx.saved_tensors
+        to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (low, high), total in zip(_blocks(q.shape[2]), totals, strict=True):
+            dq, dk, dv = flash[1](
+                grad[:, :, low:high],
+                q[:, :, low:high],
+                k[:, :, :high],
+                v[:, :, :high],
+                out[:, :, low:high],
+                total,
+                0.0,
+                False,
+                attn_mask=_seen(ctx.mask, low, high, q.dtype),
+                scale=ctx.scale,
+            )
+            to_q[:, :, low:high] = dq
+            to_k[:, :, :high] += dk
+            to_v[:, :, :high] += dv
+        return to_q, to_k, to_v, None, None
+
+
+def _seen(mask: Tensor | None, low: int, high: int, dtype: torch.dtype) -> Tensor:
+    return _causal(low, high, dtype) if mask is None else mask[:, :, low:high, :high]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Causal attention of q [B, N, T, D] over k, v [B, K, T, D] -> [B, N, T, D].
+
+    mask [B or 1, 1, T, T] is added to the scores and hides the future too; None is plain causal.
+    """
+    if q.is_cuda or q.shape[2] != k.shape[2] or _flash() is None:
+        return F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+    made: Tensor = _Attention.apply(q, k, v, mask, scale)  # type: ignore[no-untyped-call]
+    return made
+
+
 # -- the head
 
 
@@ -297,12 +401,12 @@ class _Chosen(torch.autograd.Function):
         logits = head.product(hidden).float()
         if blocked is not None:
             logits.index_fill_(-1, blocked, float("-inf"))
-        total = logits.logsumexp(-1)
-        chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - total
+        probs = torch.softmax(logits, -1)  # one pass over the logits, where log-sum-exp takes four
         if ctx.needs_input_grad[0]:
             ctx.head, ctx.dtype = head, hidden.dtype
-            ctx.save_for_backward(logits.sub_(total.unsqueeze(-1)).exp_(), tokens)
-        return chosen
+            ctx.save_for_backward(probs, tokens)
+        least = torch.finfo(probs.dtype).tiny
+        return probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).clamp_min(least).log()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -315,7 +419,7 @@ class _Chosen(torch.autograd.Function):
 def chosen_logprobs(hidden: Tensor, head: Matrix, tokens: Tensor, blocked: Tensor | None) -> Tensor:
     """log softmax(head(hidden))[tokens] for hidden [M, H], tokens [M] -> fp32 [M].
 
-    `blocked` tokens are outside of the softmax. What the backward needs is the probabilities, in
-    place of the logits."""
+    `blocked` tokens are outside of the softmax. -87 is the least there is: e^-87 is fp32's smallest
+    number."""
     made: Tensor = _Chosen.apply(hidden, head, tokens, blocked)  # type: ignore[no-untyped-call]
     return made

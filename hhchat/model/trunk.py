@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from hhchat.model.kernels import (
     Packed,
     adapted_product,
+    attention,
     chosen_logprobs,
     rms_norm,
     swiglu,
@@ -265,15 +266,7 @@ class Trunk:
             else:
                 scores = scores + mask.float()
             return scores.softmax(-1).to(v.dtype) @ v
-        return F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=spec.attn_scale,
-            enable_gqa=spec.heads != spec.kv_heads,
-        )
+        return attention(q, k, v, mask, spec.attn_scale)
 
     def _act(self, up: Tensor) -> Tensor:
         spec = self.spec
@@ -341,12 +334,12 @@ class Trunk:
             | (columns[None, None, :] == new[None, :, None])
         )
         for i, layer in enumerate(self.layers):
-            window = self.spec.windows[i]
+            window, linear = self.spec.windows[i], dec.layers[i]
             c, s = cos[i][done:length], sin[i][done:length]
             if padded:
                 c, s = cos[i][positions], sin[i][positions]
             normed = self._norm(x, layer.norms["in"], dec.dtype)
-            q, k, v = self._heads(layer, dec.linear("qkv", i, normed), c, s)
+            q, k, v = self._heads(layer, linear("qkv", normed), c, s)
             cache.k[i][:batch, :, done:length] = k
             cache.v[i][:batch, :, done:length] = v
             mask = None
@@ -362,8 +355,8 @@ class Trunk:
                 assert mask is not None
                 q, x, mask = q[:, :, -1:], x[:, -1:], mask[:, :, -1:]
             out = self._attend(q, keys, values, mask)
-            out = dec.linear("o", i, out.transpose(1, 2).flatten(2).to(dec.dtype))
-            x = self._finish(layer, _bind(dec, i), x, out, dec.dtype)
+            out = linear("o", out.transpose(1, 2).flatten(2).to(dec.dtype))
+            x = self._finish(layer, linear, x, out, dec.dtype)
         return dec.logits(self._norm(x[:, -1], self.norm))
 
     def step(
@@ -386,13 +379,13 @@ class Trunk:
             mask = mask.masked_fill_(early, float("-inf"))[:, None, None]
         turns: dict[int, tuple[Tensor, Tensor]] = {}
         for i, layer in enumerate(self.layers):
-            window = spec.windows[i]
+            window, linear = spec.windows[i], dec.layers[i]
             low = 0 if window is None else max(0, column + 1 - window)
             if id(cos[i]) not in turns:
                 c, s = cos[i][where], sin[i][where]
                 turns[id(cos[i])] = (c, s) if start is None else (c.unsqueeze(1), s.unsqueeze(1))
             normed = self._norm(x, layer.norms["in"], dec.dtype)
-            heads = dec.linear("qkv", i, normed).view(batch, -1, spec.head_dim).float()
+            heads = linear("qkv", normed).view(batch, -1, spec.head_dim).float()
             if spec.qk_norm:
                 heads[:, : spec.heads] = self._norm(heads[:, : spec.heads], layer.norms["q"])
                 keys = heads[:, spec.heads : both]
@@ -415,8 +408,8 @@ class Trunk:
                 out = F.scaled_dot_product_attention(
                     grouped, keys, values, attn_mask=seen, scale=spec.attn_scale
                 )
-            out = dec.linear("o", i, out.reshape(batch, -1).to(dec.dtype))
-            x = self._finish(layer, _bind(dec, i), x, out, dec.dtype)
+            out = linear("o", out.reshape(batch, -1).to(dec.dtype))
+            x = self._finish(layer, linear, x, out, dec.dtype)
         return dec.logits(self._norm(x, self.norm))
 
 
@@ -451,7 +444,7 @@ def adapted(weight: Weight, roles: Sequence[Role], name: Linear, index: int, x: 
 
 @dataclass
 class Cache:
-    """Static key-value cache: k and v [B, K, T, D] a layer."""
+    """Static key-value cache: k and v [B, K, T, D] a layer. A column is written, then read."""
 
     k: list[Tensor]
     v: list[Tensor]
@@ -462,8 +455,8 @@ class Cache:
     ) -> Cache:
         shape = (rows, spec.kv_heads, length, spec.head_dim)
         return cls(
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
+            [torch.empty(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
+            [torch.empty(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
         )
 
     def select(self, rows: Tensor) -> Cache:
@@ -486,14 +479,15 @@ class Decoder:
     dtype: torch.dtype = torch.float32
     merged: bool = True
     head_dtype: torch.dtype = torch.float32
-    _dense: list[dict[str, Packed]] = field(default_factory=list)
+    layers: list[Callable[[Linear, Tensor], Tensor]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._head: Callable[[Tensor], Tensor] = self.trunk.head
         if not self.merged:
+            self.layers = [_apart(self, index) for index in range(self.trunk.spec.layers)]
             return
         for index, layer in enumerate(self.trunk.layers):
-            made: dict[str, Packed] = {}
+            made: dict[Linear, Packed] = {}
             for name in LINEARS:
                 weight = layer.linears[name]
                 if self.role is None:
@@ -502,18 +496,13 @@ class Decoder:
                     update = self.role.delta(name, index).to(self.trunk.device)
                     dense = (weight.dense(torch.float32) + update).to(self.dtype)
                 made[name] = Packed(dense, weight.bias)
-            self._dense.append(made)
+            self.layers.append(_laid_out(made))
         self._head = self.trunk.packed_head(self.head_dtype)
 
     @property
     def cache_dtype(self) -> torch.dtype:
         """Of keys and values: attention on a CPU is slow in bf16."""
         return torch.float32 if self.trunk.device.type == "cpu" else self.dtype
-
-    def linear(self, name: Linear, index: int, x: Tensor) -> Tensor:
-        if self.merged:
-            return self._dense[index][name](x)
-        return adapted(self.trunk.layers[index].linears[name], (self.role,), name, index, x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> fp32 logits [..., V]."""
@@ -522,5 +511,10 @@ class Decoder:
         return out if cap is None else torch.tanh(out / cap) * cap
 
 
-def _bind(dec: Decoder, index: int) -> Callable[[Linear, Tensor], Tensor]:
-    return lambda name, x: dec.linear(name, index, x)
+def _laid_out(made: dict[Linear, Packed]) -> Callable[[Linear, Tensor], Tensor]:
+    return lambda name, x: made[name](x)
+
+
+def _apart(dec: Decoder, index: int) -> Callable[[Linear, Tensor], Tensor]:
+    linears = dec.trunk.layers[index].linears
+    return lambda name, x: adapted(linears[name], (dec.role,), name, index, x)

@@ -11,7 +11,9 @@ from hhchat.model.preference import PreferenceRole, judged, reply_ids
 from hhchat.types import Comparison, Generation, Message
 
 ASK = (Message("user", "why the cat"),)
-REPLIES = [Generation(t) for t in ("the cat sat", "the dog ran home again and again", "hello", "on")]
+REPLIES = [
+    Generation(t) for t in ("the cat sat", "the dog ran home again and again", "hello", "on")
+]
 
 
 @pytest.fixture

@@ -133,3 +133,23 @@ def test_products_still_work_where_torch_lacks_the_quick_operator(monkeypatch):
     want = F.linear(x, dense)
     assert torch.equal(kernels.multiply(x, dense), want)
     assert torch.equal(kernels.Packed(dense, None)(x), want)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("length", [1, 64, 65, 150])
+def test_attention_in_blocks_is_attention_and_teaches_the_same(length, masked):
+    torch.manual_seed(length)
+    q = torch.randn(2, 4, length, 8).requires_grad_()
+    k, v = (torch.randn(2, 2, length, 8).requires_grad_() for _ in range(2))
+    seen = torch.ones(length, length, dtype=torch.bool).tril().expand(2, 1, -1, -1)
+    if masked:  # a second branch that does not see the first, as chosen and rejected
+        order = torch.arange(length)
+        own = (order[:, None] < length // 2) | (order[None, :] >= length // 2)
+        seen = seen & (own | (order[None, :] < length // 4))
+    mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
+    got = kernels.attention(q, k, v, mask if masked else None, 0.3)
+    wide = [t.repeat_interleave(2, 1) for t in (k, v)]
+    want = ((q @ wide[0].mT) * 0.3 + mask).softmax(-1) @ wide[1]
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+    for mine, theirs in zip(grads(got, [q, k, v]), grads(want, [q, k, v]), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)

@@ -110,7 +110,7 @@ def test_a_merged_adapter_decodes_what_the_scoring_forward_says(llama):
         base = llama.trunk.layers[1].linears[linear](x)
         want = base + (x @ a @ b) * role.scale
         assert want.shape[1] == fan_out
-        torch.testing.assert_close(decoder.linear(linear, 1, x), want, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(decoder.layers[1](linear, x), want, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
