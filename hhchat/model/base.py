@@ -30,8 +30,7 @@ class Model:
     folder: Path
     quantization: Quantization
     device: torch.device
-    exact: torch.dtype  # chat and `sample`: the same seed must give the same text in any batch
-    fast: torch.dtype  # rollouts, scoring and training products
+    fast: torch.dtype  # of products: a row comes out the same in any batch, in bf16 as in fp32
 
     @property
     def spec(self) -> Spec:
@@ -96,7 +95,6 @@ def load_model(
         folder=folder,
         quantization=kind,
         device=place,
-        exact=torch.float32 if place.type == "cpu" else torch.bfloat16,
         fast=fast,
     )
     keep_copies(model)

@@ -58,7 +58,7 @@ class LocalEngine:
         self._best_of = best_of
         if asker is not None:  # without one, the engine is none that can choose what to ask
             self.asker = asker
-        self._dtype = dtype or model.exact
+        self._dtype = dtype or model.fast
         self._decoders: OrderedDict[str, tuple[Decoder, Prefix]] = OrderedDict()
         self._lock = threading.Lock()
         blocked = model.render.blocked
