@@ -21,6 +21,10 @@ from hhchat.tui.themes import THEMES
 from hhchat.types import HhchatError
 
 PURGE_AFTER = 5.0  # seconds after the start
+# Seconds to wait for another program that writes to the store. While the app waits it draws
+# nothing and takes no key; what could not be saved is kept, and tried again.
+PATIENCE = 0.25
+PARTING = 1.0  # the same, for the last try on leaving
 
 
 class ChatApp(App[None]):
@@ -36,6 +40,7 @@ class ChatApp(App[None]):
         super().__init__()
         self.setup = setup
         self.store = store
+        store.patience = PATIENCE
         self.chat: ChatScreen | None = None
         self.loader: pump.Loader | None = None
         self.purger: Purger | None = None
@@ -168,6 +173,7 @@ class ChatApp(App[None]):
             self.chat.abandon()
             if self.chat.session.unsaved is not None:
                 with suppress(HhchatError):
+                    self.store.patience = PARTING
                     self.chat.session.retry()
 
     async def action_quit(self) -> None:

@@ -139,7 +139,8 @@ class Judging(ChatTable):
         await self.try_again()
         if self.stage is Stage.UNSAVED:
             self.say(
-                "Still not saved; your pick is kept. Free some space, or press u to take it back.",
+                "Still not saved; your pick is kept, and tried again: free some space, or let the "
+                "other program finish. u takes it back.",
                 "bad",
             )
 
