@@ -88,6 +88,9 @@ class ChatConfig:
         low=0.0,
         high=1.0,
     )
+    theme: str = setting(
+        "hhchat-dark", "Colours of the app, as its palette (ctrl+p, Theme) names and keeps them."
+    )
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,10 @@ def _check(config: Config, key: str) -> None:
         from hhchat.cli.chat import check_question
 
         check_question(config.chat.question, load_plugins())
+    elif key == "chat.theme":
+        from hhchat.tui.themes import check_theme
+
+        check_theme(config.chat.theme)
     elif section not in SECTIONS:
         quiet_libraries()
         load_plugins().trainer(section, config.table(section))

@@ -56,11 +56,14 @@ def run(
     from hhchat.tui.app import ChatApp
     from hhchat.tui.lifeline import Lifeline
     from hhchat.tui.setup import Setup
+    from hhchat.tui.themes import check_theme
 
+    config = config or Config()
+    check_theme(config.chat.theme)
     setup = Setup(
         store_path,
         engine_factory,
-        config or Config(),
+        config,
         mode,
         resume,
         plugins,

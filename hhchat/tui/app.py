@@ -9,15 +9,17 @@ from dataclasses import replace
 from typing import ClassVar
 
 from textual.app import App, SystemCommand
+from textual.command import CommandPalette
 from textual.screen import Screen
 
+from hhchat.config_file import set_value
 from hhchat.session import Session
 from hhchat.store import Store
 from hhchat.tui import pump
 from hhchat.tui.chat import ChatScreen
 from hhchat.tui.purge import Purger
 from hhchat.tui.setup import FirstRun, Progress, Setup, remembered
-from hhchat.tui.themes import THEMES
+from hhchat.tui.themes import THEMES, Themes
 from hhchat.types import HhchatError
 
 PURGE_AFTER = 5.0  # seconds after the start
@@ -47,7 +49,7 @@ class ChatApp(App[None]):
         self.event_loop: asyncio.AbstractEventLoop | None = None
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = THEMES[0].name
+        self.theme = setup.config.chat.theme
 
     async def on_mount(self) -> None:
         self.event_loop = asyncio.get_running_loop()
@@ -183,6 +185,20 @@ class ChatApp(App[None]):
         self.exit()
 
     # Palette ---------------------------------------------------------------------------------
+
+    def search_themes(self) -> None:
+        self.push_screen(CommandPalette(providers=[Themes], placeholder="Search for themes…"))
+
+    def choose_theme(self, name: str) -> None:
+        """Take the colours, and keep them in the settings where the app was started with any."""
+        self.theme = name
+        if self.setup.config.path is None:
+            return
+        try:
+            set_value("chat.theme", name, self.setup.config.path)
+        except HhchatError as error:
+            if self.chat is not None:
+                self.chat.oops(error)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield SystemCommand("Theme", "Colours: dark, light and others", self.action_change_theme)

@@ -261,6 +261,7 @@ def test_set_refuses_what_would_not_be_read(
         ("remote.url", "ftp://x", "must begin with http:// or https://"),
         ("remote.api_key_env", "sk-12 34", "is the name of a variable, not the key itself"),
         ("chat.mode", "helpfull", "there is no mode 'helpfull': did you mean 'helpful'?"),
+        ("chat.theme", "hhchat-lite", "cannot be 'hhchat-lite': did you mean 'hhchat-light'?"),
         ("chat.question", "nobodys", "there is no objective 'nobodys'"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hhchat.config import load_config
 from hhchat.tui.conversations import Conversations
 from hhchat.tui.help import Help
 from hhchat.tui.keys import KEYS, Stage, bindings, hints, live
@@ -342,6 +343,27 @@ async def test_a_long_history_opens_at_its_end_and_the_rest_on_demand(desk: Desk
             type(d.chat.log_view.query_one(".earlier")).Wanted()
         )
         await d.until(lambda: len(d.chat.log_view.query(".said")) == 60)
+
+
+async def test_the_colours_that_were_chosen_are_there_at_the_next_start(
+    desk: Desk, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("# mine\n[chat]\ntop_p = 0.5\n")
+    async with desk(config=load_config(path, env={})) as d:
+        assert d.app.theme == "hhchat-dark"
+        await d.press("ctrl+p")
+        await d.type("theme")
+        await d.until(lambda: "Colours" in d.screen_text())
+        await d.press("down", "enter")
+        await d.until(lambda: "Search for themes" in d.screen_text())
+        await d.type("hhchat-light")
+        await d.until(lambda: "hhchat-dark" not in d.screen_text())
+        await d.press("down", "enter")
+        await d.until(lambda: d.app.theme == "hhchat-light")
+    assert path.read_text() == '# mine\n[chat]\ntop_p = 0.5\ntheme = "hhchat-light"\n'
+    async with desk(config=load_config(path, env={})) as d:
+        assert d.app.theme == "hhchat-light"
 
 
 @pytest.mark.parametrize("theme", ["hhchat-light", "hhchat-dark", "ansi-dark"])
