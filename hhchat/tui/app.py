@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from textual.app import App, SystemCommand
@@ -15,8 +16,10 @@ from textual.screen import Screen
 from hhchat.config_file import set_value
 from hhchat.session import Session
 from hhchat.store import Store
+from hhchat.text import one_line
 from hhchat.tui import pump
 from hhchat.tui.chat import ChatScreen
+from hhchat.tui.dialogs import Choose
 from hhchat.tui.purge import Purger
 from hhchat.tui.setup import FirstRun, Progress, Setup, remembered
 from hhchat.tui.themes import THEMES, Themes
@@ -27,6 +30,24 @@ PURGE_AFTER = 5.0  # seconds after the start
 # nothing and takes no key; what could not be saved is kept, and tried again.
 PATIENCE = 0.25
 PARTING = 1.0  # the same, for the last try on leaving
+COMMANDS = (  # of the chat: each is offered where it means something
+    ("help", "Keys", "What every key does"),
+    ("new", "New conversation", "Start afresh"),
+    ("mode", "Mode", "A new conversation in another mode"),
+    ("conversations", "Conversations", "Search, open, rename, export, delete"),
+    ("settings", "Settings", "System prompt and sampling of this chat"),
+    ("dashboard", "Progress", "What your picks taught"),
+    ("train", "Train", "Beside the chat; watch it"),
+    ("assistant", "Which assistant", "The current one, or blind trials"),
+    ("edit_last", "Edit last message", "And send it again"),
+    ("branch", "Branch", "Go on from an earlier turn"),
+    ("copy_reply", "Copy reply", "The last reply"),
+    ("copy_code", "Copy code", "One code block"),
+)
+
+
+class Unsaved(Choose):
+    """What becomes of a pick that is not saved, when the app is left."""
 
 
 class ChatApp(App[None]):
@@ -165,24 +186,50 @@ class ChatApp(App[None]):
             return  # not mounted yet: whoever calls will not wait for long
         self.event_loop.call_soon_threadsafe(self._signalled, number)
 
+    lost = ""  # one line for stderr: what could not be saved before the app was left
+
     def _signalled(self, number: int) -> None:
-        self._put_down()
+        self.lost = self._put_down()
         self.exit(return_code=128 + number)
 
-    def _put_down(self) -> None:
-        """Everything is stored already, but for a pick that a full disk refused."""
-        if self.chat is not None:
-            self.chat.abandon()
-            if self.chat.session.unsaved is not None:
-                with suppress(HhchatError):
-                    self.store.patience = PARTING
-                    self.chat.session.retry()
+    def _put_down(self) -> str:
+        """Everything is stored already, but for a pick that a full disk refused.
+
+        It is tried once more. What still keeps it from being saved, or nothing."""
+        if self.chat is None:
+            return ""
+        self.chat.abandon()
+        self.store.patience = PARTING
+        try:
+            self.chat.session.retry()
+        except HhchatError as error:
+            return f"your last pick is not saved: {pump.reason(error)}"
+        finally:
+            self.store.patience = PATIENCE
+        return ""
 
     async def action_quit(self) -> None:
-        if self.chat is not None and not self.chat.leaving():
+        if isinstance(self.screen, Unsaved):  # asked already
             return
-        self._put_down()
-        self.exit()
+        if self.chat is None or self.chat.leaving():
+            self.finish()
+
+    def finish(self) -> None:
+        """Leave; when a pick is not saved, the user is asked what becomes of it."""
+        lost = self._put_down()
+        if not lost:
+            self.exit()
+            return
+
+        def chosen(index: int | None) -> None:
+            if index == 0:
+                self.finish()
+            elif index == 1:
+                self.lost = self._put_down()  # the disk may have room by now
+                self.exit(return_code=1 if self.lost else 0)
+
+        title = f"Wait: {one_line(lost, 200)}"
+        self.push_screen(Unsaved(title, ["Try again", "Quit and lose it"]), chosen)
 
     # Palette ---------------------------------------------------------------------------------
 
@@ -203,22 +250,9 @@ class ChatApp(App[None]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield SystemCommand("Theme", "Colours: dark, light and others", self.action_change_theme)
         if isinstance(screen, ChatScreen):
-            yield SystemCommand("Keys", "What every key does", screen.action_help)
-            yield SystemCommand("New conversation", "Start afresh", screen.action_new)
-            yield SystemCommand("Mode", "A new conversation in another mode", screen.action_mode)
-            yield SystemCommand(
-                "Conversations", "Search, open, rename, export, delete", screen.action_conversations
-            )
-            yield SystemCommand(
-                "Settings", "System prompt and sampling of this chat", screen.action_settings
-            )
-            yield SystemCommand("Progress", "What your picks taught", screen.action_dashboard)
-            yield SystemCommand("Train", "Beside the chat; watch it", screen.action_train)
-            yield SystemCommand(
-                "Which assistant", "The current one, or blind trials", screen.action_assistant
-            )
-            yield SystemCommand("Edit last message", "And send it again", screen.action_edit_last)
-            yield SystemCommand("Branch", "Go on from an earlier turn", screen.action_branch)
-            yield SystemCommand("Copy reply", "The last reply", screen.action_copy_reply)
-            yield SystemCommand("Copy code", "One code block", screen.action_copy_code)
-        yield SystemCommand("Quit", "Leave; everything is saved", self.action_quit)
+            for action, name, words in COMMANDS:
+                if screen.check_action(action, ()):  # and again when it is chosen
+                    yield SystemCommand(name, words, partial(screen.command, action))
+        waits = self.chat is not None and self.chat.session.unsaved is not None
+        words = "Leave; a pick is not saved yet" if waits else "Leave; everything is saved"
+        yield SystemCommand("Quit", words, self.action_quit)

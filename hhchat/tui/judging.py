@@ -133,6 +133,8 @@ class Judging(ChatTable):
         except HhchatError as error:
             self.oops(error)
             return
+        if not done and self.session.last is not None:  # saved by what was tried since
+            done = self.session.last.comparisons
         await self.saved(list(done))
 
     async def action_save_now(self) -> None:
@@ -154,6 +156,7 @@ class Judging(ChatTable):
             return
         if last is not None:
             self.progress.add(last.comparisons, -1)
+            self.comment = last.comparisons[0].comment or ""
             if last.continues is not None:
                 await self.log_view.take_back()
         self.table_again(pair)

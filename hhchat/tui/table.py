@@ -34,6 +34,8 @@ STATES = {
     Stage.FAILED: ("error", "bad"),
     Stage.AGAIN: ("an old pair again", ""),
 }
+# Commands without a key of their own are live where these are.
+LIKE = {"mode": "new", "branch": "edit_last", "assistant": "train"}
 
 
 class ChatTable(Screen[None]):
@@ -84,18 +86,28 @@ class ChatTable(Screen[None]):
             state = "loading the model …" if self.engine_state == "loading" else "no model"
             kind = "busy" if self.engine_state == "loading" else "bad"
         self.top.show_state(state, kind)
-        self.top.show_mode(self.session.mode)
-        conversation = self.session.conversation
-        self.top.show_title(conversation.title if conversation else "")
+        again, conversation = self.session.again, self.session.conversation
+        if stage is Stage.AGAIN and again is not None:  # what is judged is the old pair
+            self.top.show_mode(again.before.mode)
+            self.top.show_title(again.before.question)
+        else:
+            self.top.show_mode(self.session.mode)
+            self.top.show_title(conversation.title if conversation else "")
         # At once, not by a message: a key typed right now must reach the right widget.
         self.set_focus(self.composer if typing else self.pair_view, scroll_visible=False)
         self.refresh_bindings()
 
     def refresh_hints(self) -> None:
-        self.hint_bar.show([k for k in hints(self.stage) if self.possible(k.action)])
+        writing = bool(self.composer.display and self.composer.text)
+        keys = [k for k in hints(self.stage, writing=writing) if self.possible(k.action)]
+        self.hint_bar.show(keys)
+
+    def on_text_area_changed(self) -> None:
+        """What some keys do depends on whether there is text in the box."""
+        self.refresh_hints()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return live(action, self.stage) and self.possible(action)
+        return live(LIKE.get(action, action), self.stage) and self.possible(action)
 
     def possible(self, action: str) -> bool:
         """Whether there is something for the action to act on."""
@@ -103,6 +115,11 @@ class ChatTable(Screen[None]):
             return self.session.can_undo or self.session.unsaved is not None
         if action in ("regenerate", "edit_last"):
             return self.session.turn is not None
+        if action == "branch":
+            turn = self.session.turn
+            return turn is not None and (turn.index > 0 or turn.reply is not None)
+        if action == "copy_reply":
+            return self.session.turn is not None and self.session.turn.reply is not None
         return True
 
     def say(self, text: str, kind: str = "") -> None:
@@ -152,6 +169,7 @@ class ChatTable(Screen[None]):
         pair = self.session.pair
         assert pair is not None
         self._ticket += 1
+        self.comment = ""  # what was said of another pair
         self.say("")
         self.pair_view.ask(
             self.session.question, "writing …", loud=self.session.mode == "redteam-worst"
