@@ -345,6 +345,29 @@ async def test_a_long_history_opens_at_its_end_and_the_rest_on_demand(desk: Desk
         await d.until(lambda: len(d.chat.log_view.query(".said")) == 60)
 
 
+async def test_no_key_is_offered_for_the_chat_while_it_acts_on_the_text(desk: Desk) -> None:
+    async with desk(size=(120, 40)) as d:
+        await chatted(d, "hello")
+
+        def offered() -> str:
+            return str(d.chat.hint_bar.render())
+
+        for words in ("ctrl+z  undo pick", "ctrl+e  edit last", "?  help"):
+            assert words in offered()
+        await d.press("a")
+        assert d.chat.composer.text == "a"
+        assert "undo pick" not in offered()
+        assert "edit last" not in offered()
+        assert "f1  help" in offered()
+        await d.press("ctrl+z")  # the text's
+        assert d.chat.composer.text == ""
+        assert "ctrl+z  undo pick" in offered()
+        await d.press("a", "f1")
+        assert isinstance(d.app.screen, Help)
+        await d.press("escape", "backspace", "ctrl+z")  # the chat's
+        await d.stage(Stage.CHOOSING)
+
+
 async def test_the_colours_that_were_chosen_are_there_at_the_next_start(
     desk: Desk, tmp_path: Path
 ) -> None:
