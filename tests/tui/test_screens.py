@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.widgets import OptionList
 
 from hhchat.config import load_config
 from hhchat.tui.conversations import Conversations
@@ -343,6 +344,29 @@ async def test_a_long_history_opens_at_its_end_and_the_rest_on_demand(desk: Desk
             type(d.chat.log_view.query_one(".earlier")).Wanted()
         )
         await d.until(lambda: len(d.chat.log_view.query(".said")) == 60)
+
+
+async def test_an_old_conversation_is_found_by_going_down_the_list(desk: Desk) -> None:
+    async with desk() as d:
+        for i in range(120):
+            d.store.start_conversation(f"number {i}")
+        await d.press("ctrl+o")
+        await d.until(lambda: isinstance(d.app.screen, Conversations))
+        options = d.app.screen.query_one(OptionList)
+        assert options.option_count == 50
+        await d.press("tab", "end", "end", "end")
+        assert options.option_count == 120
+        assert d.app.screen.current.title == "number 0"
+        await d.press("shift+tab")
+        await d.type("number")
+        await d.until(lambda: options.option_count == 50)
+        options.scroll_end(animate=False)  # as the wheel does: the cursor stays
+        await d.until(lambda: options.option_count > 50)
+        assert options.highlighted == 0
+        options.scroll_end(animate=False)
+        await d.until(lambda: options.option_count == 120)
+        titles = {conversation.title for conversation in d.app.screen._found}
+        assert titles == {f"number {i}" for i in range(120)}
 
 
 async def test_no_key_is_offered_for_the_chat_while_it_acts_on_the_text(desk: Desk) -> None:
