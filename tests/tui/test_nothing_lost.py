@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -204,6 +205,29 @@ async def test_a_signal_with_an_unsaved_pick_says_what_was_lost(
         await d.until(lambda: d.app.return_code is not None)
     assert d.app.return_code == 143
     assert "not saved" in d.app.lost
+
+
+async def test_leaving_a_training_to_itself_does_not_lose_an_unsaved_pick(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say = (sys.executable, "-c", "import time; time.sleep(60)")
+    async with desk(train_command=say) as d:
+        await d.send("hello")
+        d.chat.start_training()
+        await d.until(lambda: d.app.screen is not d.chat)
+        await d.press("escape")
+        disk = Disk(d.store, monkeypatch)
+        disk.fill()
+        await d.press("left")
+        await d.stage(Stage.UNSAVED)
+        await d.press("ctrl+q", "down", "enter")  # stop the training and leave
+        await d.until(lambda: isinstance(d.app.screen, Unsaved))
+        assert d.app.return_code is None
+        disk.free()
+        await d.press("enter")
+        await d.until(lambda: d.app.return_code is not None)
+        assert d.outcomes() == ["left"]
+        await d.until(lambda: not d.chat.training.running)
 
 
 # Comments, titles, versions, old pairs -----------------------------------------------------------
