@@ -50,6 +50,7 @@ class Conversations(ModalScreen[str | None]):
             yield Static("Conversations", classes="dialog-title", markup=False)
             yield Input(placeholder="search in all that was said")
             yield OptionList()
+            yield Static("", classes="dialog-told", markup=False)
             yield KeyLine(
                 ("enter", "open", "open"),
                 ("ctrl+t", "rename", "rename"),
@@ -59,6 +60,7 @@ class Conversations(ModalScreen[str | None]):
             )
 
     def on_mount(self) -> None:
+        self._tell("")
         self.find("")
         self.watch(self.query_one(OptionList), "scroll_y", self._scrolled, init=False)
 
@@ -81,7 +83,7 @@ class Conversations(ModalScreen[str | None]):
                 self._query.strip() or None, limit=PAGE, offset=len(self._found)
             )
         except HhchatError as error:
-            self.app.notify(one_line(str(error), 200), severity="error", markup=False)
+            self._tell(str(error), bad=True)
             page = []
         self._more = len(page) == PAGE
         page = [found for found in page if found.id not in listed]  # one may have moved meanwhile
@@ -181,11 +183,17 @@ class Conversations(ModalScreen[str | None]):
         try:
             act()
         except HhchatError as error:
-            self.app.notify(one_line(str(error), 200), severity="error", markup=False)
-        else:
-            if done:
-                self.app.notify(one_line(done, 200), markup=False)
+            self._tell(str(error), bad=True)
+            return
         self.refind()
+        self._tell(done)
+
+    def _tell(self, text: str, bad: bool = False) -> None:
+        """In the dialog, above its keys: a toast would lie on them where the screen is small."""
+        told = self.query_one(".dialog-told", Static)
+        told.update(Content(one_line(text, 200)))
+        told.display = bool(text)
+        told.set_class(bad, "-bad")
 
 
 def _row(conversation: Conversation) -> Content:

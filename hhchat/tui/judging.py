@@ -92,9 +92,8 @@ class Judging(ChatTable):
         try:
             done = act()
         except StoreError as error:
-            self.say(
-                f"Not saved: {error} · your pick is kept, trying again every {RETRY:.0f} s", "bad"
-            )
+            kept = f"your pick is kept, trying again every {RETRY:.0f} s"
+            self.say(f"Not saved: {error}", "bad", kept)
             self.enter(Stage.UNSAVED)
             self.set_timer(RETRY, self.try_again)
             return

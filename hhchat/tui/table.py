@@ -25,6 +25,7 @@ from hhchat.types import HhchatError
 if TYPE_CHECKING:
     from hhchat.tui.app import ChatApp
 
+NOTICE_ROWS = 3  # as in app.tcss
 STATES = {
     Stage.READY: ("ready", ""),
     Stage.WAITING: ("loading the model …", "busy"),
@@ -122,9 +123,16 @@ class ChatTable(Screen[None]):
             return self.session.turn is not None and self.session.turn.reply is not None
         return True
 
-    def say(self, text: str, kind: str = "") -> None:
-        """One line above the keys; `kind` is good, bad or nothing. The words carry the meaning."""
-        self.notice.update(Content(one_line(text, 400)))
+    def say(self, text: str, kind: str = "", way_out: str = "") -> None:
+        """Up to three lines above the keys; `kind` is good, bad or nothing. The words carry the
+        meaning. `way_out` is what to do now: where there is too little room, `text` gives way."""
+        ends = f" · {way_out}" if way_out else ""
+        told, limit = one_line(text, 400) + ends, 400
+        width = max(20, self.size.width - 4)  # less the padding
+        while ends and limit > 20 and Content(told).get_height({}, width) > NOTICE_ROWS:
+            limit -= 10
+            told = one_line(text, limit) + ends
+        self.notice.update(Content(told))
         self.notice.display = bool(text)
         for name in ("good", "bad"):
             self.notice.set_class(kind == name, f"-{name}")
@@ -219,7 +227,7 @@ class ChatTable(Screen[None]):
         way_out = "ctrl+e edits it, ctrl+n is a new chat"
         if not message.too_long:
             way_out = "your message is stored, r asks again"
-        self.say(f"{message.error} · {way_out}", "bad")
+        self.say(message.error, "bad", way_out)
         self.enter(Stage.FAILED)
 
     def action_stop(self) -> None:

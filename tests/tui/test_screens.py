@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_engine import FakeEngine
 from textual.widgets import OptionList
 
 from hhchat.config import load_config
 from hhchat.tui.conversations import Conversations
+from hhchat.tui.dialogs import Ask
 from hhchat.tui.help import Help
 from hhchat.tui.keys import KEYS, Stage, bindings, hints, live
 from hhchat.types import Generation
@@ -367,6 +370,39 @@ async def test_an_old_conversation_is_found_by_going_down_the_list(desk: Desk) -
         await d.until(lambda: options.option_count == 120)
         titles = {conversation.title for conversation in d.app.screen._found}
         assert titles == {f"number {i}" for i in range(120)}
+
+
+@pytest.mark.parametrize("size", [(80, 24), (60, 18)])
+async def test_a_long_error_never_hides_what_to_do_about_it(
+    desk: Desk, size: tuple[int, int]
+) -> None:
+    words = "the server at http://127.0.0.1:8080/v1 failed (500): " + "internal error; " * 15
+    async with desk(FakeEngine(fail=words.strip()), size=size) as d:
+        await d.send("hello", Stage.FAILED)
+        shown = " ".join(d.screen_text().split())
+        assert "the server at http://127.0.0.1:8080/v1 failed (500)" in shown
+        assert "your message is stored, r asks again" in shown
+
+
+async def test_what_became_of_an_export_is_said_beside_the_keys_not_on_them(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    async with desk(size=(60, 18)) as d:
+        await chatted(d, "hello")
+        await d.press("ctrl+o")
+        for said in ("Wrote", "exists already"):
+            await d.until(lambda: isinstance(d.app.screen, Conversations))
+            await d.press("ctrl+x", "enter")
+            await d.until(lambda: isinstance(d.app.screen, Ask))
+            told = d.app.screen_stack[-2].query_one(".dialog-told")
+            await d.press("enter")
+            await d.until(partial(lambda told, said: said in str(told.render()), told, said))
+            shown = " ".join(d.screen_text().split())
+            for words in ("enter open", "ctrl+t rename", "ctrl+d delete", "esc leave"):
+                assert words in shown
 
 
 async def test_no_key_is_offered_for_the_chat_while_it_acts_on_the_text(desk: Desk) -> None:
