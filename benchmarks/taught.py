@@ -62,8 +62,8 @@ class Home:
         extra = ["--quantization", self.quantization] if model else []
         done = run_command([*hhchat_command(), *words, *extra], self.env, text)
         if done.code not in allowed:
-            lines = (done.err or done.out).strip().splitlines()
-            raise CommandFailed(f"hhchat {words[0]}: {lines[-1] if lines else done.code}")
+            lines = done.err.strip().splitlines()  # none when it was killed
+            raise CommandFailed(f"hhchat {words[0]}: {lines[-1] if lines else f'exit {done.code}'}")
         return done
 
     def judge(self, user: str, a: str, b: str, prompts: int) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def cell(
         "state": run["state"],
         "reason": run.get("reason"),
         "wall": trained.wall,
-        "cpu": trained.cpu,
+        "cpu": trained.cpu if options.jobs == 1 else None,  # of all that ran meanwhile
         "picks_wall": simulated.wall,
         "pm_accuracy": readings.get("pm_accuracy"),
         "pm_cross_accuracy": readings.get("pm_cross_accuracy"),
@@ -353,11 +353,15 @@ def bars(done: Sequence[Mapping[str, Any]]) -> list[Bar]:
     some = [c for c in done if (c["picks"], c["method"]) == (300, "ppo")]
     kls = [c["kl"] for c in some if c["kl"] is not None]
     walls = [c["wall"] for c in some]
-    lost = [100 * (c["facts_before"] - c["facts_after"]) for c in some if c["facts_before"]]
+    lost = [
+        100 * statistics.fmean(c["facts_before"] - c["facts_after"] for c in mine)
+        for user in USERS
+        if (mine := [c for c in some if c["user"] == user and c["facts_before"]])
+    ]
     for what, values, most, unit in (
         ("largest KL", kls, 8.0, " nats"),
         ("slowest hhchat train", walls, 120.0, " s"),
-        ("most fact accuracy lost", lost, 2.0, " points"),
+        ("most fact accuracy lost, mean of a user", lost, 2.0, " points"),
     ):
         found.append(Bar(what, max(values) if values else None, most, at_most=True, unit=unit))
     worse = [c for c in done if c["state"] == "promoted" and c["win_rate"] < 0.5]

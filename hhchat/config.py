@@ -88,6 +88,9 @@ class ChatConfig:
         low=0.0,
         high=1.0,
     )
+    theme: str = setting(
+        "hhchat-dark", "Colours of the app, as its palette (ctrl+p, Theme) names and keeps them."
+    )
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class TrainConfig:
         20, "A run refuses to start with fewer usable training comparisons than this.", low=1
     )
     min_ppo: int = setting(
-        50,
+        30,
         "With fewer usable training comparisons PPO steps aside: the preference model's favourite "
         "of several replies is served, behind the same gate. 0: never.",
         low=0,

@@ -6,20 +6,34 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hhchat import paths
-from hhchat.config import SECTIONS, WEIGHT_SECTIONS, config_path, from_document, read_file
+from hhchat.config import (
+    SECTIONS,
+    WEIGHT_SECTIONS,
+    Config,
+    config_path,
+    from_document,
+    read_file,
+)
 from hhchat.settings import Text, check_key, convert
 from hhchat.types import BadInput, nearest
 
 
-def set_value(key: str, text: str, path: Path | None = None) -> Any:
+def set_value(
+    key: str,
+    text: str,
+    path: Path | None = None,
+    *,
+    check: Callable[[Config], None] = lambda config: None,
+) -> Any:
     """Set `section.key` to what `text` says; returns the value as it will be read.
 
-    The result is parsed and checked as a whole before the file is replaced in one step.
+    The result is parsed and checked as a whole before the file is replaced in one step; `check`
+    raises what is wrong with it that only the value's own reader knows, such as a trainer.
     """
     path = config_path() if path is None else path
     section, dot, name = key.partition(".")
@@ -31,7 +45,7 @@ def set_value(key: str, text: str, path: Path | None = None) -> Any:
     after = edit(before, section, name, toml_value(value))
     document = tomllib.loads(after)
     written = document[section][name]
-    from_document(document, path=path)
+    check(from_document(document, path=path))
     paths.ensure(path.parent)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -147,9 +147,12 @@ def _drift(report: Report, rules: GateRules) -> Iterator[str]:
     kl = report.measurements.get("kl")
     if kl is None:
         yield "the drift from the reference (KL) was not measured"
-    elif not kl.value <= rules.max_kl:
+        return
+    chosen = report.measurements.get("kl_best_of")  # what choosing among its replies adds at most
+    whole = kl.value + (0.0 if chosen is None else chosen.value)
+    if not whole <= rules.max_kl:
         yield (
-            f"the policy drifted {_number(kl.value)} nats per response from the reference, "
+            f"the policy drifted {_number(whole)} nats per response from the reference, "
             f"more than the {_number(rules.max_kl)} allowed"
         )
 

@@ -167,6 +167,8 @@ class _Story:
             "incumbent": incumbent_of(store, model.identity),
             "warm_start": warm_start,
             "eval_prompts": config.train.eval_prompts,
+            "gate": asdict(config.gate),
+            "max_new_tokens": config.chat.max_new_tokens,
             "shown_prompts": config.train.shown_prompts,
             "weights": {term.name: weight for term, weight in terms},
             "comparisons": [c.id for c in data.comparisons],
@@ -204,6 +206,12 @@ class _Story:
             raise BadInput("there is no unfinished run to continue; start one: hhchat train")
         folder = RunFolder(run.id)
         data = recall(store, read_json(folder.data))
+        held = str(run.data["model"].get("quantization", config.model.quantization))
+        if held != config.model.quantization:
+            raise BadInput(
+                f"run {run.id} holds its base as {held!r}, not {config.model.quantization!r}; "
+                f"continue it so: hhchat train --resume --quantization {held}"
+            )
         told = run.data["stages"]
         trainers = [plugins.trainer(name, told[name]) for name in run.stages]
         on_event(Event("line", text=f"loading {config.model.path}"))
@@ -255,7 +263,8 @@ class _Story:
         with self.stop.shielded():
             snapshot = self._seal(results)
         report, judged = self._measure(snapshot, results)
-        verdict = decide(report, self.config.gate, policy=results.speaks)
+        rules = replace(self.config.gate, **self.run.data.get("gate", {}))
+        verdict = decide(report, rules, policy=results.speaks)
         if verdict.promote:
             vetoes = self.plugins.veto_promotion(report)
             if vetoes:
@@ -385,7 +394,9 @@ class _Story:
                 candidate=snapshot.id,
                 incumbent=self._incumbent,
                 seed=self.run.seed,
-                max_new_tokens=self.config.chat.max_new_tokens,
+                max_new_tokens=int(
+                    self.run.data.get("max_new_tokens", self.config.chat.max_new_tokens)
+                ),
                 terms=self.terms,
                 gauges={
                     name: self.backend.preference(self.model, folder / where)

@@ -77,6 +77,15 @@ def server_of(remote: RemoteConfig, env: Mapping[str, str] | None = None) -> Ser
     return server
 
 
+def check_remote(remote: RemoteConfig) -> None:
+    """BadInput when the settings cannot be used, whether or not the key's variable is set yet."""
+    variable = remote.api_key_env.strip()
+    if remote.url.strip() in ("", LOCAL):
+        _key(variable, {variable: "key"})
+    else:
+        server_of(remote, {variable: os.environ.get(variable, "").strip() or "key"})
+
+
 def _key(variable: str, env: Mapping[str, str]) -> str:
     if not variable:
         return ""

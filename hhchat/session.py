@@ -113,8 +113,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Judged:
-    """What one key did, so that one key can take it back."""
+    """What one key did, so that one key can take it back, and to which turn."""
 
+    turn: Turn
     pair: Pair
     comparisons: tuple[Comparison, ...]
     continues: Index | None  # of the first comparison's replies; None: the turn stays open
@@ -168,6 +169,7 @@ class Session:
         self.snapshot = snapshot
         self.pool = self._usual = Pool(store, pool) if pool else None
         self._usual_snapshot = snapshot
+        self._usual_settings = (self.system, self.sampling)  # of conversations to come
         self.blind = False  # each pair is of two versions, where the pool has two
         self.plugins = plugins
         self.objectives = list(objectives)  # given by hand; those of plugins are asked for
@@ -229,20 +231,25 @@ class Session:
     # Moving through the conversation ---------------------------------------------------------
 
     def resume(self, conversation_id: str) -> None:
-        """Open a stored conversation where it was left."""
+        """Open a stored conversation where it was left.
+
+        A pick that waits to be saved is saved first; StoreError, and nothing is opened, when it
+        still cannot be."""
         conversation = self.store.conversation(conversation_id)
+        self._settle()
         turns = self.store.history(conversation_id)
         self._forget()
         self.conversation = conversation
         self.mode, self.system = conversation.mode, conversation.system
-        if conversation.sampling is not None:
-            self.sampling = conversation.sampling
+        self.sampling = conversation.sampling or self._usual_settings[1]
         self._enter(turns[-1] if turns else None)
 
     def new(self, mode: str | None = None) -> None:
-        """Leave this conversation; the next `say` starts another one."""
+        """Leave this conversation; the next `say` starts another one, with the usual settings."""
         self._settle()
         self._forget()
+        if self.conversation is not None:  # else they were set for the one to be started
+            self.system, self.sampling = self._usual_settings
         self.conversation = None
         self.mode = mode or self.mode
         self._enter(None)
@@ -479,7 +486,7 @@ class Session:
             source=source,
         )
         plan = tuple(replace(base, replies=(own, other)) for other in pair.replies())
-        return self._record(Judged(pair, plan, 0))
+        return self._record(self._judged_now(plan, 0))
 
     def retry(self) -> tuple[Comparison, ...]:
         """Store the judgement that could not be stored before; StoreError when it still cannot."""
@@ -592,11 +599,14 @@ class Session:
         return self.pair
 
     def _judge(self, comparison: Comparison, continues: Index | None = None) -> Comparison:
-        return self._record(Judged(self._pair(), (comparison,), continues))[0]
+        return self._record(self._judged_now((comparison,), continues))[0]
+
+    def _judged_now(self, comparisons: tuple[Comparison, ...], continues: Index | None) -> Judged:
+        assert self.turn is not None
+        return Judged(self.turn, self._pair(), comparisons, continues)
 
     def _record(self, judged: Judged) -> tuple[Comparison, ...]:
         """Write the judgement in one transaction; what cannot be written stays in `unsaved`."""
-        assert self.turn is not None
         done: list[Comparison] = []
         reply: Generation | None = None
         try:
@@ -605,18 +615,19 @@ class Session:
                     if done:  # a written reply is kept once, with the first of its two rows
                         replies = (done[0].replies[0], comparison.replies[1])
                         comparison = replace(comparison, replies=replies)
-                    done.append(self.store.record(comparison, turn_id=self.turn.id))
+                    done.append(self.store.record(comparison, turn_id=judged.turn.id))
                 if judged.continues is not None:
                     reply = done[0].replies[judged.continues]
-                    self.store.set_reply(self.turn.id, reply.id)
+                    self.store.set_reply(judged.turn.id, reply.id)
         except StoreError:
             self.unsaved = judged
             raise
         self.unsaved = None
         kept = done[0].replies if len(done) == 1 else [c.replies[1] for c in done]
         judged.pair.generations = list(kept)
-        self._judged.append(replace(judged, comparisons=tuple(done)))
-        self.turn = replace(self.turn, reply=reply)
+        if self.turn is not None and self.turn.id == judged.turn.id:
+            self._judged.append(replace(judged, comparisons=tuple(done)))
+            self.turn = replace(self.turn, reply=reply)
         if self.plugins is not None:
             for comparison in done:
                 self.plugins.comparison_recorded(comparison)
@@ -628,7 +639,7 @@ class Session:
 
     def _forget(self) -> None:
         self._judged.clear()
-        self.pair = None
+        self.pair = self.again = None
 
     def _enter(self, turn: Turn | None) -> None:
         self.turn = turn

@@ -7,6 +7,7 @@ parsed TOML table. Trainers declare their hyperparameters the same way, or as pl
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise _wrong(hint, value, where)
     if isinstance(value, float) and value != value:
         raise BadInput(f"{where} must be a number, not nan")
+    if isinstance(value, float) and math.isinf(value):
+        raise BadInput(f"{where} must be finite, not {value}")
     return value
 
 

@@ -82,6 +82,9 @@ class PM:
         model = context.model
         pairs = [p for c in context.comparisons if (p := pair_of(model, c, self.soft_labels))]
         heldout = [p for c in context.heldout if (p := pair_of(model, c, self.soft_labels))]
+        same = len(context.comparisons) - len(pairs)
+        if same:
+            context.report(f"{same} pairs are left out: both replies read the same to the model")
         if len(pairs) < 2:
             raise HhchatError(f"only {len(pairs)} usable comparisons for the preference model")
 
@@ -89,6 +92,10 @@ class PM:
         parts = {"full": pairs}
         if self.halves and len(pairs) >= 8:
             parts |= halves(pairs, state.seed_for(context.seed, "halves"))
+            if len(parts) == 1:
+                context.report(
+                    "all picks are of one conversation: no halves of them, and so no gauges"
+                )
         total = sum(self.updates(len(p)) for p in parts.values())
         models: dict[str, PreferenceModel] = {}
         budget = Budget(context.model.micro, context.report, context.world or ALONE)
@@ -276,7 +283,9 @@ class PM:
         """Mean and sd of each PM's raw scores on the same replies of the bare base."""
         engine = LocalEngine(context.model)
         chosen = torch.randperm(len(prompts), generator=state.generator_for(0, "anchor"))
-        some = [prompts[i] for i in chosen[: self.anchors].tolist()]
+        # several replies a prompt where there are few: one reply has no spread
+        wanted = max(min(len(chosen), self.anchors), min(self.anchors, 32))
+        some = [prompts[int(chosen[i % len(chosen)])] for i in range(wanted)]
         seeds = [state.seed_for(0, "anchor", i) for i in range(len(some))]
         replies = until_it_fits(
             lambda: roll_out(engine, None, some, seeds, self.max_new_tokens, budget.world),
@@ -320,8 +329,11 @@ def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
     if chosen == rejected:
         return None
     target = CONFIDENCE[comparison.strength] if soft else 1.0
-    talk = comparison.conversation or comparison.messages[0].content
+    asked = (m.content for m in comparison.messages if m.role == "user")
+    talk = comparison.conversation or next(asked, "")  # an import has its first question
     row = judged(model, comparison.messages, [chosen, rejected])
+    if row.replies[0] == row.replies[1]:  # they differed only past the longest that fits
+        return None
     return Pair(row, target, talk, comparison.id, comparison.purpose == "active")
 
 

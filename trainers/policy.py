@@ -66,7 +66,9 @@ class PolicySettings:
     max_unfinished: float = setting(0.1, "Stop when unfinished replies rise by more than this.")
     min_distinct: float = setting(0.3, "Stop when distinct replies fall under this share.", low=0.0)
     micro_tokens: int | None = setting(
-        None, "Padded tokens a forward, halved when memory runs out; none: as suits the device."
+        None,
+        "Padded tokens a forward, halved when memory runs out; none: as suits the device.",
+        low=1,
     )
     evaluate: int = setting(128, "Held-out prompts for the closing measurements.", low=8)
 

@@ -82,7 +82,7 @@ def command(
         engine = open_engine(config, store)
         # Shown as it comes where that can be: one reply, in plain text.
         replies, failed = _sampled(engine, draws, show=n == 1 and not as_json)
-    if as_json and failed is None:
+    if as_json and replies:  # also what a server broke off: "finished" says so, and the exit code
         record = {"messages": [asdict(message) for message in messages], **_record(replies[0])}
         if n > 1:
             record["replies"] = [_record(reply) for reply in replies]

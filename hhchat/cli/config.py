@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hhchat.cli._common import DefaultGroup, emit, json_option, say, settings
+from hhchat.cli._common import (
+    DefaultGroup,
+    emit,
+    json_option,
+    load_plugins,
+    open_store,
+    quiet_libraries,
+    say,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from hhchat.config import Config
 
 
 class ConfigGroup(DefaultGroup):
@@ -72,11 +84,53 @@ def set_(key: str, value: str, as_json: bool) -> None:
     """Write one setting to the file, which is checked before it is replaced."""
     from hhchat.config_file import set_value
 
-    written = set_value(key, value)
+    written = set_value(key, value, check=lambda config: _check(config, key))
     if as_json:
         emit({"key": key, "value": written})
     else:
         say(f"{key} = {_toml(written)}")
+
+
+def _check(config: Config, key: str) -> None:
+    """Refuse what the command that reads `key` would refuse, by that command's own check.
+
+    Only what `key` concerns is looked at: a trainer's own settings are its class's, and to read
+    them imports torch.
+    """
+    from hhchat.config import SECTIONS
+
+    section = key.partition(".")[0]
+    if section == "pool":
+        from hhchat.pool import Pool
+
+        with open_store(reading=True) as store:
+            Pool(store, config.pool)
+    elif section == "weights":
+        load_plugins().terms(config.weights)
+    elif section == "remote":
+        from hhchat.remote import check_remote
+
+        check_remote(config.remote)
+    elif key == "train.stages":
+        from hhchat.preflight import trainers_of
+
+        quiet_libraries()
+        trainers_of(config, load_plugins(), None)
+    elif key == "chat.mode":
+        from hhchat.cli.chat import known_mode
+
+        known_mode(config.chat.mode)
+    elif key == "chat.question":
+        from hhchat.cli.chat import check_question
+
+        check_question(config.chat.question, load_plugins())
+    elif key == "chat.theme":
+        from hhchat.tui.themes import check_theme
+
+        check_theme(config.chat.theme)
+    elif section not in SECTIONS:
+        quiet_libraries()
+        load_plugins().trainer(section, config.table(section))
 
 
 def _toml(value: Any) -> str:

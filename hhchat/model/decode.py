@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hhchat.model.trunk import Cache, Decoder
+from hhchat.model.decoder import Cache, Decoder
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Batch:
         if kept is not None and len(prompts) == 1:
             done = kept.fill(cache, list(prompts[0]))
         ids, start = ids.to(self.device), start.to(self.device)
-        logits = trunk.prefill(dec, ids, start, cache, done)
+        logits = dec.prefill(ids, start, cache, done)
         if len(prompts) < len(self.rows):
             index = torch.tensor(owner, device=self.device)
             logits, cache, start = logits[index], cache.select(index), start[index]
@@ -138,9 +138,7 @@ class Batch:
             return []
         if self.made:
             tokens = torch.tensor([self.rows[i].tokens[-1] for i in self.live], device=self.device)
-            self.logits = self.decoder.trunk.step(
-                self.decoder, tokens, self.column, self.start, self.cache
-            )
+            self.logits = self.decoder.step(tokens, self.column, self.start, self.cache)
             self.column += 1
         logits = self.logits
         if self.blocked is not None:

@@ -12,8 +12,8 @@ import torch
 
 from hhchat.model.base import Model
 from hhchat.model.decode import Batch, Prefix, Row
+from hhchat.model.decoder import Decoder
 from hhchat.model.lora import load_adapter
-from hhchat.model.trunk import Decoder
 from hhchat.protocols import Asker
 from hhchat.types import (
     Delta,

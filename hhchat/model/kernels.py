@@ -316,11 +316,17 @@ def _blocks(length: int) -> list[tuple[int, int]]:
 
 
 @cache
-def _causal(low: int, high: int, dtype: torch.dtype) -> Tensor:
-    """[high - low, high]: 0 where query low + i sees key j, else -inf."""
+def _corner(span: int, dtype: torch.dtype) -> Tensor:
+    """[BLOCK, span + BLOCK]: zeros, then a block's own causal triangle of 0 and -inf."""
     with torch.inference_mode(False):
-        mask = torch.full((high - low, high), float("-inf"), dtype=dtype)
-        return mask.triu_(low + 1)
+        mask = torch.full((BLOCK, span + BLOCK), float("-inf"), dtype=dtype)
+        return mask.triu_(span + 1)
+
+
+def _causal(low: int, high: int, dtype: torch.dtype) -> Tensor:
+    """[high - low, high]: 0 where query low + i sees key j, else -inf. A view of one mask."""
+    span = 1 << (max(low, 1) - 1).bit_length()
+    return _corner(span, dtype)[: high - low, span - low : span - low + high]
 
 
 class _Attention(torch.autograd.Function):

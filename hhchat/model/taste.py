@@ -55,6 +55,8 @@ def fit_taste(differences_PH: Tensor, targets_P: Tensor, ridge: float = RIDGE) -
         raise ValueError("a taste needs pairs")
     if not bool(torch.isfinite(x).all()):
         raise ValueError("the features are not finite")
+    if not bool((x != 0).any()):
+        raise ValueError("the features of all pairs are the same")
     # The penalty is the same in every direction, so the weights lie in the span of the differences.
     _, sizes, rows = torch.linalg.svd(x, full_matrices=False)
     basis = rows[sizes > 1e-9 * sizes.max()].T

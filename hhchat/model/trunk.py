@@ -3,13 +3,13 @@
 Axes: B rows, T positions, R positions read, H hidden, N heads, K key-value heads, D head size,
 V vocabulary.
 Two ways through it: `hidden` scores whole sequences for any number of roles at once (training, PM,
-reference), `step` decodes a column (one token a row) against a static cache.
+reference), and the decoder (decoder.py) runs a column of tokens against a static cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,10 @@ from hhchat.model.kernels import (
     chosen_logprobs,
     rms_norm,
     swiglu,
-    turn_,
     turned_heads,
 )
 from hhchat.model.lora import Adapter
-from hhchat.model.spec import LINEARS, Linear, Spec
+from hhchat.model.spec import Linear, Spec
 from hhchat.model.weights import Layer, Weight
 
 Role = Adapter | None  # None is the bare base: the reference of a first run
@@ -101,7 +100,7 @@ class Trunk:
             x = torch.where((ids == -1).unsqueeze(-1), context_end.to(x.dtype), x)
         count, (batch, length) = len(roles), ids.shape
         positions = rows.positions
-        cos, sin = self._tables(length if positions is None else int(positions.max()) + 1, x.device)
+        cos, sin = self.tables(length if positions is None else int(positions.max()) + 1, x.device)
         inner = torch.float32 if ids.device.type == "cpu" else dtype
         masks = self._masks(rows, length, count, inner)
         x = x.repeat(count, 1, 1)  # block j of the batch goes through roles[j]
@@ -123,7 +122,7 @@ class Trunk:
                 )
             else:
                 x = self._layer(layer, i, x, c, s, mask, read, roles, dtype)
-        return self._norm(x, self.norm).view(count, batch, at.shape[1], -1)
+        return self.normalise(x, self.norm).view(count, batch, at.shape[1], -1)
 
     def logits(self, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """[..., H] -> fp32 logits [..., V]."""
@@ -195,8 +194,8 @@ class Trunk:
         def linear(name: Linear, inner: Tensor) -> Tensor:
             return adapted(layer.linears[name], roles, name, index, inner)
 
-        normed = self._norm(x, layer.norms["in"], dtype)
-        q, k, v = self._heads(layer, linear("qkv", normed), cos, sin)
+        normed = self.normalise(x, layer.norms["in"], dtype)
+        q, k, v = self.heads_of(layer, linear("qkv", normed), cos, sin)
         if read is not None:
             places = read[:, None, :, None].expand(-1, spec.heads, -1, spec.head_dim)
             q = q.gather(2, places)
@@ -209,11 +208,11 @@ class Trunk:
             else:
                 whole = mask.expand(rows, 1, length, length)
                 mask = whole.gather(2, read[:, None, :, None].expand(-1, 1, -1, length))
-        attended = self._attend(q, k, v, mask)
+        attended = self.attend(q, k, v, mask)
         out = linear("o", attended.transpose(1, 2).flatten(2).to(dtype))
-        return self._finish(layer, linear, x, out, dtype)
+        return self.finish(layer, linear, x, out, dtype)
 
-    def _finish(
+    def finish(
         self,
         layer: Layer,
         linear: Callable[[Linear, Tensor], Tensor],
@@ -225,18 +224,18 @@ class Trunk:
         norms = layer.norms
         attention = attention.float()
         if self.spec.parallel:
-            inner = self._norm(x, norms["mid"], dtype)
+            inner = self.normalise(x, norms["mid"], dtype)
             return x + attention + linear("down", self._act(linear("up", inner))).float()
         if "after_attn" in norms:
-            attention = self._norm(attention, norms["after_attn"])
+            attention = self.normalise(attention, norms["after_attn"])
         x = x + attention
-        inner = self._norm(x, norms["mid"], dtype)
+        inner = self.normalise(x, norms["mid"], dtype)
         out = linear("down", self._act(linear("up", inner))).float()
         if "after_mlp" in norms:
-            out = self._norm(out, norms["after_mlp"])
+            out = self.normalise(out, norms["after_mlp"])
         return x + out
 
-    def _heads(
+    def heads_of(
         self, layer: Layer, qkv: Tensor, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, (N + 2K) D] -> q [B, N, T, D], k and v [B, K, T, D], rotated, as attention wants
@@ -248,10 +247,10 @@ class Trunk:
             return q.to(dtype), k.to(dtype), v.to(dtype)
         heads = qkv.view(*qkv.shape[:-1], -1, spec.head_dim).transpose(1, 2)
         q, k, v = torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], 1)
-        q, k = self._norm(q, layer.norms["q"]), self._norm(k, layer.norms["k"])
+        q, k = self.normalise(q, layer.norms["q"]), self.normalise(k, layer.norms["k"])
         return rotate(q, cos, sin).to(dtype), rotate(k, cos, sin).to(dtype), v.to(dtype)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """mask is added to the scores; None is causal."""
         spec = self.spec
         if spec.attn_softcap is not None:
@@ -277,7 +276,7 @@ class Trunk:
             return _ACTIVATIONS[spec.act](gate) * value
         return _ACTIVATIONS[spec.act](up)
 
-    def _norm(
+    def normalise(
         self,
         x: Tensor,
         weights: tuple[Tensor, Tensor | None],
@@ -289,7 +288,7 @@ class Trunk:
             return F.layer_norm(x.float(), weight.shape, weight, bias, self.spec.eps).to(dtype)
         return rms_norm(x.float(), weight, self.spec.eps, dtype)
 
-    def _tables(self, length: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    def tables(self, length: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
         """cos and sin [T, D_rot] of each layer; layers of one type share a table."""
         size = max(256, 1 << (length - 1).bit_length())
         key = (size, torch.float32)
@@ -313,104 +312,6 @@ class Trunk:
             cos.append(made[id(rotary)][0])
             sin.append(made[id(rotary)][1])
         return cos, sin
-
-    # -- decoding
-
-    def prefill(self, dec: Decoder, ids: Tensor, start: Tensor, cache: Cache, done: int) -> Tensor:
-        """Run columns done..T of left-padded ids [B, T] into the cache; last logits [B, V].
-
-        start [B] is the first real column of each row; `done` columns are in the cache already.
-        """
-        batch, length = ids.shape
-        columns = torch.arange(length, device=ids.device)
-        new = columns[done:]
-        padded = bool((start > 0).any())
-        cos, sin = self._tables(length, ids.device)
-        positions = (new[None] - start[:, None]).clamp_min(0)
-        x = F.embedding(ids[:, done:], self.embed).float() * self.spec.embed_scale
-        seen = columns[None, None, :] <= new[None, :, None]
-        seen = seen & (
-            (columns[None, None, :] >= start[:, None, None])
-            | (columns[None, None, :] == new[None, :, None])
-        )
-        for i, layer in enumerate(self.layers):
-            window, linear = self.spec.windows[i], dec.layers[i]
-            c, s = cos[i][done:length], sin[i][done:length]
-            if padded:
-                c, s = cos[i][positions], sin[i][positions]
-            normed = self._norm(x, layer.norms["in"], dec.dtype)
-            q, k, v = self._heads(layer, linear("qkv", normed), c, s)
-            cache.k[i][:batch, :, done:length] = k
-            cache.v[i][:batch, :, done:length] = v
-            mask = None
-            near = window is not None and length > window
-            if done or padded or near or i == len(self.layers) - 1:
-                where = seen
-                if window is not None:
-                    where = seen & (new[None, :, None] - columns[None, None, :] < window)
-                mask = torch.zeros(where.shape, dtype=q.dtype, device=ids.device)
-                mask = mask.masked_fill_(~where, float("-inf")).unsqueeze(1)
-            keys, values = cache.k[i][:batch, :, :length], cache.v[i][:batch, :, :length]
-            if i == len(self.layers) - 1:  # only the last column is read
-                assert mask is not None
-                q, x, mask = q[:, :, -1:], x[:, -1:], mask[:, :, -1:]
-            out = self._attend(q, keys, values, mask)
-            out = linear("o", out.transpose(1, 2).flatten(2).to(dec.dtype))
-            x = self._finish(layer, linear, x, out, dec.dtype)
-        return dec.logits(self._norm(x[:, -1], self.norm))
-
-    def step(
-        self, dec: Decoder, tokens: Tensor, column: int, start: Tensor | None, cache: Cache
-    ) -> Tensor:
-        """One token a row [B] at `column` -> logits [B, V]. start None: no row is padded."""
-        spec = self.spec
-        batch = tokens.shape[0]
-        both = spec.heads + spec.kv_heads
-        cos, sin = self._tables(column + 1, tokens.device)
-        x = F.embedding(tokens, self.embed).float()
-        if spec.embed_scale != 1.0:
-            x = x * spec.embed_scale
-        mask: Tensor | None = None
-        where: Tensor | int = column
-        if start is not None:
-            where = column - start
-            early = torch.arange(column + 1, device=tokens.device)[None] < start[:, None]
-            mask = torch.zeros(early.shape, dtype=cache.k[0].dtype, device=tokens.device)
-            mask = mask.masked_fill_(early, float("-inf"))[:, None, None]
-        turns: dict[int, tuple[Tensor, Tensor]] = {}
-        for i, layer in enumerate(self.layers):
-            window, linear = spec.windows[i], dec.layers[i]
-            low = 0 if window is None else max(0, column + 1 - window)
-            if id(cos[i]) not in turns:
-                c, s = cos[i][where], sin[i][where]
-                turns[id(cos[i])] = (c, s) if start is None else (c.unsqueeze(1), s.unsqueeze(1))
-            normed = self._norm(x, layer.norms["in"], dec.dtype)
-            heads = linear("qkv", normed).view(batch, -1, spec.head_dim).float()
-            if spec.qk_norm:
-                heads[:, : spec.heads] = self._norm(heads[:, : spec.heads], layer.norms["q"])
-                keys = heads[:, spec.heads : both]
-                heads[:, spec.heads : both] = self._norm(keys, layer.norms["k"])
-            turn_(heads[:, :both], *turns[id(cos[i])])
-            cache.k[i][:batch, :, column] = heads[:, spec.heads : both]
-            cache.v[i][:batch, :, column] = heads[:, both:]
-            keys = cache.k[i][:batch, :, low : column + 1]
-            values = cache.v[i][:batch, :, low : column + 1]
-            seen = None if mask is None else mask[..., low:]
-            q = heads[:, : spec.heads].to(keys.dtype)
-            grouped = q.reshape(batch, spec.kv_heads, -1, spec.head_dim)
-            if spec.attn_softcap is not None:
-                scores = (grouped @ keys.transpose(-1, -2)).float() * spec.attn_scale
-                scores = torch.tanh(scores / spec.attn_softcap) * spec.attn_softcap
-                if seen is not None:
-                    scores = scores + seen.float()
-                out = scores.softmax(-1).to(values.dtype) @ values
-            else:
-                out = F.scaled_dot_product_attention(
-                    grouped, keys, values, attn_mask=seen, scale=spec.attn_scale
-                )
-            out = linear("o", out.reshape(batch, -1).to(dec.dtype))
-            x = self._finish(layer, linear, x, out, dec.dtype)
-        return dec.logits(self._norm(x, self.norm))
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -440,81 +341,3 @@ def adapted(weight: Weight, roles: Sequence[Role], name: Linear, index: int, x: 
         weight,
         [None if role is None else (role.scale, *role.pair(name, index)) for role in roles],
     )
-
-
-@dataclass
-class Cache:
-    """Static key-value cache: k and v [B, K, T, D] a layer. A column is written, then read."""
-
-    k: list[Tensor]
-    v: list[Tensor]
-
-    @classmethod
-    def make(
-        cls, spec: Spec, rows: int, length: int, dtype: torch.dtype, device: torch.device
-    ) -> Cache:
-        shape = (rows, spec.kv_heads, length, spec.head_dim)
-        return cls(
-            [torch.empty(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
-            [torch.empty(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
-        )
-
-    def select(self, rows: Tensor) -> Cache:
-        """The cache of some rows (repeats allowed), copied."""
-        return Cache(
-            [t.index_select(0, rows) for t in self.k], [t.index_select(0, rows) for t in self.v]
-        )
-
-
-@dataclass
-class Decoder:
-    """The base seen through one role, ready to decode in one dtype.
-
-    Merged: W + scale (A B)^T once, so that a step costs what the bare base costs. Where a dense
-    copy does not fit (a large quantised base) the product and the low-rank update stay apart.
-    """
-
-    trunk: Trunk
-    role: Role
-    dtype: torch.dtype = torch.float32
-    merged: bool = True
-    head_dtype: torch.dtype = torch.float32
-    layers: list[Callable[[Linear, Tensor], Tensor]] = field(default_factory=list, init=False)
-
-    def __post_init__(self) -> None:
-        self._head: Callable[[Tensor], Tensor] = self.trunk.head
-        if not self.merged:
-            self.layers = [_apart(self, index) for index in range(self.trunk.spec.layers)]
-            return
-        for index, layer in enumerate(self.trunk.layers):
-            made: dict[Linear, Packed] = {}
-            for name in LINEARS:
-                weight = layer.linears[name]
-                if self.role is None:
-                    dense = weight.dense(self.dtype)
-                else:
-                    update = self.role.delta(name, index).to(self.trunk.device)
-                    dense = (weight.dense(torch.float32) + update).to(self.dtype)
-                made[name] = Packed(dense, weight.bias)
-            self.layers.append(_laid_out(made))
-        self._head = self.trunk.packed_head(self.head_dtype)
-
-    @property
-    def cache_dtype(self) -> torch.dtype:
-        """Of keys and values: attention on a CPU is slow in bf16."""
-        return torch.float32 if self.trunk.device.type == "cpu" else self.dtype
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., H] -> fp32 logits [..., V]."""
-        out = self._head(hidden.to(self.head_dtype)).float()
-        cap = self.trunk.spec.logit_softcap
-        return out if cap is None else torch.tanh(out / cap) * cap
-
-
-def _laid_out(made: dict[Linear, Packed]) -> Callable[[Linear, Tensor], Tensor]:
-    return lambda name, x: made[name](x)
-
-
-def _apart(dec: Decoder, index: int) -> Callable[[Linear, Tensor], Tensor]:
-    linears = dec.trunk.layers[index].linears
-    return lambda name, x: adapted(linears[name], (dec.role,), name, index, x)

@@ -30,7 +30,8 @@ class Connection:
     """A database file, opened and upgraded. Used by the thread that made it, and no other.
 
     A second thread, like a second process, opens its own: SQLite keeps them apart, readers never
-    wait for a writer, and a writer waits up to 15 seconds for another.
+    wait for a writer, and a writer waits up to 15 seconds for another, or as long as `patience`
+    says: a thread that draws a screen cannot wait.
     """
 
     def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
@@ -42,6 +43,7 @@ class Connection:
         self.path = (paths.database() if path is None else Path(path)).absolute()
         self.read_only = read_only
         self._conn: sqlite3.Connection | None = None
+        self._patience: float | None = None
         self._later = False
         self._folds = False  # whether it is open and may be written
         self._registered: Path | None = None
@@ -171,6 +173,16 @@ class Connection:
             time.sleep(0.01)
 
     @property
+    def patience(self) -> float:
+        """Seconds that a transaction waits for another writer before it raises StoreError."""
+        return BUSY_SECONDS if self._patience is None else self._patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._patience = seconds
+        self.conn.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
+    @property
     def conn(self) -> sqlite3.Connection:
         if self._conn is None:
             raise StoreError("the database is closed")
@@ -232,7 +244,7 @@ class Connection:
         SQLite's own waiting sleeps up to 100 ms between two tries, and so keeps missing the gaps
         that an import leaves: a pick was seen to wait for 3.6 s.
         """
-        deadline = time.monotonic() + BUSY_SECONDS
+        deadline = time.monotonic() + self.patience
         conn.execute("PRAGMA busy_timeout = 0")
         try:
             while True:
@@ -244,7 +256,7 @@ class Connection:
                         raise
                 time.sleep(0.001)
         finally:
-            conn.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+            conn.execute(f"PRAGMA busy_timeout = {int(self.patience * 1000)}")
 
     def checkpoint_later(self) -> None:
         """Let the next commit leave copying the -wal file into the database to the one after.
@@ -279,9 +291,7 @@ class Connection:
         if "disk I/O" in error:
             return f"{self.path} could not be read or written: its disk is full, failing or gone"
         if "locked" in error or "busy" in error:
-            return (
-                f"another program has kept {self.path} locked for {BUSY_SECONDS:.0f} s; try again"
-            )
+            return f"another program has kept {self.path} locked for {self.patience:g} s; try again"
         if "unable to open" in error:
             return f"cannot open {self.path}: its folder is missing, read-only or not yours"
         if "not a database" in error or "malformed" in error or "encrypted" in error:

@@ -46,6 +46,7 @@ def run(
     `resume` names no conversation, and BadInput (exit status 2) when there is no terminal.
     After SIGTERM and SIGHUP the status is 128 plus the signal's number, the terminal restored; a
     terminal that is gone counts as SIGHUP, and neither waits longer than a second for anything.
+    A pick that could not be saved and is left behind is said on stderr, and the status is not 0.
     Does not return, but ends the process with the same status, when a worker is stuck in the
     model and would keep the terminal waiting.
     """
@@ -56,11 +57,14 @@ def run(
     from hhchat.tui.app import ChatApp
     from hhchat.tui.lifeline import Lifeline
     from hhchat.tui.setup import Setup
+    from hhchat.tui.themes import check_theme
 
+    config = config or Config()
+    check_theme(config.chat.theme)
     setup = Setup(
         store_path,
         engine_factory,
-        config or Config(),
+        config,
         mode,
         resume,
         plugins,
@@ -78,6 +82,8 @@ def run(
         code = app.return_code or 0
         if app.failure:
             raise HhchatError(app.failure)
+        if app.lost:
+            print(f"hhchat: error: {app.lost}", file=sys.stderr)
     _leave(code)
     return code
 

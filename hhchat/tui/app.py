@@ -6,21 +6,48 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from textual.app import App, SystemCommand
+from textual.command import CommandPalette
 from textual.screen import Screen
 
+from hhchat.config_file import set_value
 from hhchat.session import Session
 from hhchat.store import Store
+from hhchat.text import one_line
 from hhchat.tui import pump
 from hhchat.tui.chat import ChatScreen
+from hhchat.tui.dialogs import Choose
 from hhchat.tui.purge import Purger
 from hhchat.tui.setup import FirstRun, Progress, Setup, remembered
-from hhchat.tui.themes import THEMES
+from hhchat.tui.themes import THEMES, Themes
 from hhchat.types import HhchatError
 
 PURGE_AFTER = 5.0  # seconds after the start
+# Seconds to wait for another program that writes to the store. While the app waits it draws
+# nothing and takes no key; what could not be saved is kept, and tried again.
+PATIENCE = 0.25
+PARTING = 1.0  # the same, for the last try on leaving
+COMMANDS = (  # of the chat: each is offered where it means something
+    ("help", "Keys", "What every key does"),
+    ("new", "New conversation", "Start afresh"),
+    ("mode", "Mode", "A new conversation in another mode"),
+    ("conversations", "Conversations", "Search, open, rename, export, delete"),
+    ("settings", "Settings", "System prompt and sampling of this chat"),
+    ("dashboard", "Progress", "What your picks taught"),
+    ("train", "Train", "Beside the chat; watch it"),
+    ("assistant", "Which assistant", "The current one, or blind trials"),
+    ("edit_last", "Edit last message", "And send it again"),
+    ("branch", "Branch", "Go on from an earlier turn"),
+    ("copy_reply", "Copy reply", "The last reply"),
+    ("copy_code", "Copy code", "One code block"),
+)
+
+
+class Unsaved(Choose):
+    """What becomes of a pick that is not saved, when the app is left."""
 
 
 class ChatApp(App[None]):
@@ -36,13 +63,14 @@ class ChatApp(App[None]):
         super().__init__()
         self.setup = setup
         self.store = store
+        store.patience = PATIENCE
         self.chat: ChatScreen | None = None
         self.loader: pump.Loader | None = None
         self.purger: Purger | None = None
         self.event_loop: asyncio.AbstractEventLoop | None = None
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = THEMES[0].name
+        self.theme = setup.config.chat.theme
 
     async def on_mount(self) -> None:
         self.event_loop = asyncio.get_running_loop()
@@ -158,45 +186,73 @@ class ChatApp(App[None]):
             return  # not mounted yet: whoever calls will not wait for long
         self.event_loop.call_soon_threadsafe(self._signalled, number)
 
+    lost = ""  # one line for stderr: what could not be saved before the app was left
+
     def _signalled(self, number: int) -> None:
-        self._put_down()
+        self.lost = self._put_down()
         self.exit(return_code=128 + number)
 
-    def _put_down(self) -> None:
-        """Everything is stored already, but for a pick that a full disk refused."""
-        if self.chat is not None:
-            self.chat.abandon()
-            if self.chat.session.unsaved is not None:
-                with suppress(HhchatError):
-                    self.chat.session.retry()
+    def _put_down(self) -> str:
+        """Everything is stored already, but for a pick that a full disk refused.
+
+        It is tried once more. What still keeps it from being saved, or nothing."""
+        if self.chat is None:
+            return ""
+        self.chat.abandon()
+        self.store.patience = PARTING
+        try:
+            self.chat.session.retry()
+        except HhchatError as error:
+            return f"your last pick is not saved: {pump.reason(error)}"
+        finally:
+            self.store.patience = PATIENCE
+        return ""
 
     async def action_quit(self) -> None:
-        if self.chat is not None and not self.chat.leaving():
+        if isinstance(self.screen, Unsaved):  # asked already
             return
-        self._put_down()
-        self.exit()
+        if self.chat is None or self.chat.leaving():
+            self.finish()
+
+    def finish(self) -> None:
+        """Leave; when a pick is not saved, the user is asked what becomes of it."""
+        lost = self._put_down()
+        if not lost:
+            self.exit()
+            return
+
+        def chosen(index: int | None) -> None:
+            if index == 0:
+                self.finish()
+            elif index == 1:
+                self.lost = self._put_down()  # the disk may have room by now
+                self.exit(return_code=1 if self.lost else 0)
+
+        title = f"Wait: {one_line(lost, 200)}"
+        self.push_screen(Unsaved(title, ["Try again", "Quit and lose it"]), chosen)
 
     # Palette ---------------------------------------------------------------------------------
+
+    def search_themes(self) -> None:
+        self.push_screen(CommandPalette(providers=[Themes], placeholder="Search for themes…"))
+
+    def choose_theme(self, name: str) -> None:
+        """Take the colours, and keep them in the settings where the app was started with any."""
+        self.theme = name
+        if self.setup.config.path is None:
+            return
+        try:
+            set_value("chat.theme", name, self.setup.config.path)
+        except HhchatError as error:
+            if self.chat is not None:
+                self.chat.oops(error)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield SystemCommand("Theme", "Colours: dark, light and others", self.action_change_theme)
         if isinstance(screen, ChatScreen):
-            yield SystemCommand("Keys", "What every key does", screen.action_help)
-            yield SystemCommand("New conversation", "Start afresh", screen.action_new)
-            yield SystemCommand("Mode", "A new conversation in another mode", screen.action_mode)
-            yield SystemCommand(
-                "Conversations", "Search, open, rename, export, delete", screen.action_conversations
-            )
-            yield SystemCommand(
-                "Settings", "System prompt and sampling of this chat", screen.action_settings
-            )
-            yield SystemCommand("Progress", "What your picks taught", screen.action_dashboard)
-            yield SystemCommand("Train", "Beside the chat; watch it", screen.action_train)
-            yield SystemCommand(
-                "Which assistant", "The current one, or blind trials", screen.action_assistant
-            )
-            yield SystemCommand("Edit last message", "And send it again", screen.action_edit_last)
-            yield SystemCommand("Branch", "Go on from an earlier turn", screen.action_branch)
-            yield SystemCommand("Copy reply", "The last reply", screen.action_copy_reply)
-            yield SystemCommand("Copy code", "One code block", screen.action_copy_code)
-        yield SystemCommand("Quit", "Leave; everything is saved", self.action_quit)
+            for action, name, words in COMMANDS:
+                if screen.check_action(action, ()):  # and again when it is chosen
+                    yield SystemCommand(name, words, partial(screen.command, action))
+        waits = self.chat is not None and self.chat.session.unsaved is not None
+        words = "Leave; a pick is not saved yet" if waits else "Leave; everything is saved"
+        yield SystemCommand("Quit", words, self.action_quit)

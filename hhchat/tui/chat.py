@@ -14,7 +14,14 @@ from hhchat.tui.learning import Learning
 from hhchat.tui.pane import ReplyPane
 from hhchat.tui.setup import remember
 from hhchat.tui.welcome import Welcome
-from hhchat.types import HhchatError, Side
+from hhchat.types import BadInput, HhchatError, Side, StoreError
+
+NOTHING = {
+    "edit_last": "There is nothing to edit yet: say something first.",
+    "branch": "There is nothing to branch from yet.",
+    "copy_reply": "There is no reply to copy yet.",
+    "copy_code": "There is no code block here.",
+}
 
 
 class ChatScreen(Learning):
@@ -83,7 +90,9 @@ class ChatScreen(Learning):
     def action_edit_last(self) -> None:
         """Bring the last message back for editing; sending it makes a branch."""
         turn = self.session.turn
-        assert turn is not None
+        if turn is None:
+            self.say(NOTHING["edit_last"])
+            return
 
         async def resend(text: str | None) -> None:
             if text is None:
@@ -99,9 +108,13 @@ class ChatScreen(Learning):
 
     def action_branch(self) -> None:
         """Say something else after an earlier turn: a branch of the conversation."""
-        turns = [t for t in self.session.history() if t.reply is not None]
+        try:
+            turns = [t for t in self.session.history() if t.reply is not None]
+        except HhchatError as error:
+            self.oops(error)
+            return
         if not turns:
-            self.say("There is nothing to branch from yet.")
+            self.say(NOTHING["branch"])
             return
 
         async def said(index: int, text: str | None) -> None:
@@ -142,7 +155,7 @@ class ChatScreen(Learning):
     def action_copy_reply(self) -> None:
         text = self.last_reply()
         if text is None:
-            self.say("There is no reply to copy yet.")
+            self.say(NOTHING["copy_reply"])
         else:
             self.copy_text(text, "the reply")
 
@@ -152,7 +165,7 @@ class ChatScreen(Learning):
         texts = pair.texts if pair and self.stage is Stage.CHOOSING else [self.last_reply() or ""]
         blocks = [block for text in texts for block in code_blocks(text)]
         if not blocks:
-            self.say("There is no code block here.")
+            self.say(NOTHING["copy_code"])
         elif len(blocks) == 1:
             self.copy_text(blocks[0], "the code")
         else:
@@ -180,13 +193,21 @@ class ChatScreen(Learning):
 
     async def action_new(self, mode: str | None = None) -> None:
         try:
-            self.abandon()
+            self.put_away()
             self.session.new(mode)
         except HhchatError as error:
             self.oops(error)
             return
         self.say("")
         await self.show_conversation()
+
+    def put_away(self) -> None:
+        """Save a pick that waits for it, before its conversation is left; raises StoreError."""
+        try:
+            self.progress.add(self.session.retry())
+        except StoreError as error:
+            words = f"the last pick is not saved yet, so this chat stays open: {error}"
+            raise StoreError(words) from error
 
     def action_mode(self) -> None:
         """A new conversation in another mode."""
@@ -222,12 +243,15 @@ class ChatScreen(Learning):
 
     def action_conversations(self) -> None:
         async def chosen(conversation: str | None) -> None:
-            if conversation is None:
-                if self._deleted():
+            if self._deleted():
+                self.session.unsaved = None  # it went with its conversation
+                if conversation is None:
                     await self.action_new()
+            if conversation is None:
+                self.enter_again()  # its title may be another
                 return
-            self.abandon()
             try:
+                self.put_away()
                 self.session.resume(conversation)
             except HhchatError as error:
                 self.oops(error)
@@ -238,14 +262,26 @@ class ChatScreen(Learning):
         self.app.push_screen(Conversations(self.session.store), chosen)
 
     def _deleted(self) -> bool:
-        """Whether the conversation on screen was deleted from the list."""
-        if self.session.conversation is None:
+        """Whether the conversation on screen was deleted from the list; a new title is taken."""
+        session = self.session
+        if session.conversation is None:
             return False
         try:
-            self.session.store.conversation(self.session.conversation.id)
-        except HhchatError:
+            session.conversation = session.store.conversation(session.conversation.id)
+        except BadInput:
             return True
+        except HhchatError as error:  # not readable now, but not deleted
+            self.oops(error)
         return False
+
+    async def command(self, action: str) -> None:
+        """From the palette: the action, if it means anything now, else a line that says why not."""
+        if self.check_action(action, ()):
+            await self.run_action(action)
+        elif self.possible(action):
+            self.say("Not now: first finish what is on the table.")
+        else:
+            self.say(NOTHING.get(action, "There is nothing to do that with yet."))
 
     def action_help(self) -> None:
         async def clicked(action: str | None) -> None:

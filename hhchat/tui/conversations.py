@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hhchat.tui.app import ChatApp
 
 PAGE = 50
+NEAR = 5  # rows from the end of the list at which the next page is asked for
 
 
 class Conversations(ModalScreen[str | None]):
@@ -41,12 +42,15 @@ class Conversations(ModalScreen[str | None]):
         super().__init__()
         self._store = store
         self._found: list[Conversation] = []
+        self._query = ""
+        self._more = False  # whether the store has more than are listed
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog -large"):
             yield Static("Conversations", classes="dialog-title", markup=False)
             yield Input(placeholder="search in all that was said")
             yield OptionList()
+            yield Static("", classes="dialog-told", markup=False)
             yield KeyLine(
                 ("enter", "open", "open"),
                 ("ctrl+t", "rename", "rename"),
@@ -56,22 +60,45 @@ class Conversations(ModalScreen[str | None]):
             )
 
     def on_mount(self) -> None:
+        self._tell("")
         self.find("")
+        self.watch(self.query_one(OptionList), "scroll_y", self._scrolled, init=False)
 
     def find(self, query: str) -> None:
-        try:
-            self._found = self._store.conversations(query.strip() or None, limit=PAGE)
-        except HhchatError as error:
-            self.app.notify(one_line(str(error), 200), severity="error", markup=False)
-            self._found = []
         options = self.query_one(OptionList)
         options.clear_options()
-        options.add_options([Option(_row(found)) for found in self._found])
+        self._query, self._found = query, []
+        self._next_page()
         if self._found:
             options.highlighted = 0
         else:
             none = "nothing found" if query.strip() else "no conversation yet"
             options.add_option(Option(Content(none), disabled=True))
+
+    def _next_page(self) -> None:
+        """Add what comes after the conversations that are listed."""
+        listed = {conversation.id for conversation in self._found}
+        try:
+            page = self._store.conversations(
+                self._query.strip() or None, limit=PAGE, offset=len(self._found)
+            )
+        except HhchatError as error:
+            self._tell(str(error), bad=True)
+            page = []
+        self._more = len(page) == PAGE
+        page = [found for found in page if found.id not in listed]  # one may have moved meanwhile
+        self._found += page
+        self.query_one(OptionList).add_options([Option(_row(found)) for found in page])
+
+    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        if self._more and event.option_index >= len(self._found) - NEAR:
+            self._next_page()
+
+    def _scrolled(self) -> None:
+        """By the wheel, which leaves the cursor where it was."""
+        options = self.query_one(OptionList)
+        if self._more and options.scroll_y >= options.max_scroll_y - NEAR:
+            self._next_page()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self.find(event.value)
@@ -156,11 +183,17 @@ class Conversations(ModalScreen[str | None]):
         try:
             act()
         except HhchatError as error:
-            self.app.notify(one_line(str(error), 200), severity="error", markup=False)
-        else:
-            if done:
-                self.app.notify(one_line(done, 200), markup=False)
+            self._tell(str(error), bad=True)
+            return
         self.refind()
+        self._tell(done)
+
+    def _tell(self, text: str, bad: bool = False) -> None:
+        """In the dialog, above its keys: a toast would lie on them where the screen is small."""
+        told = self.query_one(".dialog-told", Static)
+        told.update(Content(one_line(text, 200)))
+        told.display = bool(text)
+        told.set_class(bad, "-bad")
 
 
 def _row(conversation: Conversation) -> Content:

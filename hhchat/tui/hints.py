@@ -21,8 +21,9 @@ class Hints(Static):
     _keys: Sequence[Key] = ()
 
     def show(self, keys: Sequence[Key]) -> None:
-        self._keys = keys
-        self._lay_out()
+        if list(keys) != list(self._keys):  # asked at each key that is typed
+            self._keys = keys
+            self._lay_out()
 
     def on_resize(self) -> None:
         self._lay_out()

@@ -92,9 +92,8 @@ class Judging(ChatTable):
         try:
             done = act()
         except StoreError as error:
-            self.say(
-                f"Not saved: {error} · your pick is kept, trying again every {RETRY:.0f} s", "bad"
-            )
+            kept = f"your pick is kept, trying again every {RETRY:.0f} s"
+            self.say(f"Not saved: {error}", "bad", kept)
             self.enter(Stage.UNSAVED)
             self.set_timer(RETRY, self.try_again)
             return
@@ -133,13 +132,16 @@ class Judging(ChatTable):
         except HhchatError as error:
             self.oops(error)
             return
+        if not done and self.session.last is not None:  # saved by what was tried since
+            done = self.session.last.comparisons
         await self.saved(list(done))
 
     async def action_save_now(self) -> None:
         await self.try_again()
         if self.stage is Stage.UNSAVED:
             self.say(
-                "Still not saved; your pick is kept. Free some space, or press u to take it back.",
+                "Still not saved; your pick is kept, and tried again: free some space, or let the "
+                "other program finish. u takes it back.",
                 "bad",
             )
 
@@ -153,6 +155,7 @@ class Judging(ChatTable):
             return
         if last is not None:
             self.progress.add(last.comparisons, -1)
+            self.comment = last.comparisons[0].comment or ""
             if last.continues is not None:
                 await self.log_view.take_back()
         self.table_again(pair)

@@ -33,6 +33,7 @@ class Key:
     hint: bool = True  # shown among the hints, not only in the map
     group: str = "Chat"
     minor: bool = False  # the first to go when the hints have too little room
+    empty: bool = False  # while typing it is the chat's in an empty box only, else the text's
 
 
 _LETTERS = dict(zip("RWSCUFA", Stage, strict=True))
@@ -49,10 +50,12 @@ def _key(
     cap: str = "",
     hint: bool = True,
     minor: bool = False,
+    empty: bool = False,
 ) -> Key:
     """A row of the table below; `stages` by the initial letters of their names."""
     live_in = frozenset(_LETTERS[letter] for letter in stages)
-    return Key(action, keys, cap or keys.split(",")[0], label, help, live_in, hint, "", minor)
+    cap = cap or keys.split(",")[0]
+    return Key(action, keys, cap, label, help, live_in, hint, "", minor, empty)
 
 
 def _group(name: str, *keys: Key) -> tuple[Key, ...]:
@@ -105,13 +108,14 @@ KEYS: tuple[Key, ...] = (
         _key("newline", "ctrl+j", "new line", "RW",
              "A new line in your message", minor=True),
         _key("undo", "ctrl+z", "undo pick", "R",
-             "Take back the last pick"),
+             "Take back the last pick (in an empty box; else typing is undone)", empty=True),
         _key("regenerate", "ctrl+r", "again", "R",
              "Ask the last message again", minor=True),
         _key("edit_last", "ctrl+e", "edit last", "RCF",
-             "Edit your last message and send it again: the old branch stays stored", minor=True),
+             "Edit your last message and send it again: the old branch stays stored", minor=True,
+             empty=True),
         _key("copy_reply", "ctrl+y", "copy reply", "R",
-             "Copy the last reply", hint=False),
+             "Copy the last reply", hint=False, empty=True),
     ),
     *_group(
         "Everywhere",
@@ -129,7 +133,7 @@ KEYS: tuple[Key, ...] = (
         _key("command_palette", "ctrl+p", "commands", ALL,
              "Everything else: themes, modes, copying code, branching", hint=False),
         _key("help", "question_mark,f1", "help", ALL,
-             "This map (F1 while typing)", cap="?"),
+             "This map (F1 while typing)", cap="?", empty=True),
         _key("quit", "ctrl+q", "quit", ALL,
              "Leave; everything is saved already"),
     ),
@@ -163,10 +167,20 @@ def live(action: str, stage: Stage) -> bool:
     return not found or any(stage in k.stages for k in found)
 
 
-def hints(stage: Stage) -> list[Key]:
-    """The keys to show for a stage, in order, each action once."""
+def hints(stage: Stage, *, writing: bool = False) -> list[Key]:
+    """The keys to show for a stage, in order, each action once.
+
+    `writing`: there is text in the message box, so that a key which is the chat's in an empty
+    box only is left out, or shown by its other name (F1 for the map).
+    """
     shown: dict[str, Key] = {}
     for key in KEYS:
-        if key.hint and stage in key.stages:
-            shown.setdefault(key.action, key)
+        if not key.hint or stage not in key.stages:
+            continue
+        if writing and key.empty:
+            others = [name for name in key.keys.split(",") if name.startswith("f")]
+            if not others:
+                continue
+            key = replace(key, cap=others[0])
+        shown.setdefault(key.action, key)
     return list(shown.values())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from textual.timer import Timer
 
+from hhchat.pool import Pool
 from hhchat.text import one_line
 from hhchat.tui.dialogs import Choose, Confirm
 from hhchat.tui.judging import Judging
@@ -19,6 +20,9 @@ TRAIN = (
     "It runs beside the chat, which goes on with the assistant as it is. Nothing changes unless "
     "the result is measured to be better, and then you are asked."
 )
+
+
+BLIND = {"current": 1.0, "previous": 1.0}
 
 
 class Learning(Judging):
@@ -136,7 +140,7 @@ class Learning(Judging):
                 self.session.unpin()
                 self.say("From the next message on you talk to the new assistant.", "good")
             elif index == 1:
-                self.session.versus({"current": 1.0, "previous": 1.0})
+                self.session.versus(BLIND)
                 self.say("Blind from the next message on; progress (ctrl+g) shows who wins.")
             else:
                 self.say("You stay with the old one; `hhchat snapshots` lists them all.")
@@ -146,13 +150,25 @@ class Learning(Judging):
 
     def action_assistant(self) -> None:
         """From the palette: the current assistant alone, or blind beside the one before it."""
+        try:
+            base = None if self.session.engine is None else self.session.engine.base
+            versions = Pool(self.session.store, BLIND).members(base)
+        except HhchatError as error:
+            self.oops(error)
+            return
+        if len(versions) == 1:
+            self.say(
+                "There is no other version yet to try blind: a training that is measured to be "
+                "better makes one."
+            )
+            return
 
         def chosen(index: int | None) -> None:
             if index == 0:
                 self.session.unpin()
                 self.say("You talk to the current assistant.")
             elif index == 1:
-                self.session.versus({"current": 1.0, "previous": 1.0})
+                self.session.versus(BLIND)
                 self.say("Blind from the next message on; progress (ctrl+g) shows who wins.")
 
         options = ["The current one", "Blind: the current one beside the one before it"]
@@ -179,7 +195,7 @@ class Learning(Judging):
             if index is not None:
                 if index == 1:
                     training.cancel()
-                self.app.exit()
+                self.chat_app.finish()
 
         self.app.push_screen(Choose("A training is running", options), chosen)
         return False

@@ -25,6 +25,7 @@ from hhchat.types import HhchatError
 if TYPE_CHECKING:
     from hhchat.tui.app import ChatApp
 
+NOTICE_ROWS = 3  # as in app.tcss
 STATES = {
     Stage.READY: ("ready", ""),
     Stage.WAITING: ("loading the model …", "busy"),
@@ -34,6 +35,8 @@ STATES = {
     Stage.FAILED: ("error", "bad"),
     Stage.AGAIN: ("an old pair again", ""),
 }
+# Commands without a key of their own are live where these are.
+LIKE = {"mode": "new", "branch": "edit_last", "assistant": "train"}
 
 
 class ChatTable(Screen[None]):
@@ -84,18 +87,28 @@ class ChatTable(Screen[None]):
             state = "loading the model …" if self.engine_state == "loading" else "no model"
             kind = "busy" if self.engine_state == "loading" else "bad"
         self.top.show_state(state, kind)
-        self.top.show_mode(self.session.mode)
-        conversation = self.session.conversation
-        self.top.show_title(conversation.title if conversation else "")
+        again, conversation = self.session.again, self.session.conversation
+        if stage is Stage.AGAIN and again is not None:  # what is judged is the old pair
+            self.top.show_mode(again.before.mode)
+            self.top.show_title(again.before.question)
+        else:
+            self.top.show_mode(self.session.mode)
+            self.top.show_title(conversation.title if conversation else "")
         # At once, not by a message: a key typed right now must reach the right widget.
         self.set_focus(self.composer if typing else self.pair_view, scroll_visible=False)
         self.refresh_bindings()
 
     def refresh_hints(self) -> None:
-        self.hint_bar.show([k for k in hints(self.stage) if self.possible(k.action)])
+        writing = bool(self.composer.display and self.composer.text)
+        keys = [k for k in hints(self.stage, writing=writing) if self.possible(k.action)]
+        self.hint_bar.show(keys)
+
+    def on_text_area_changed(self) -> None:
+        """What some keys do depends on whether there is text in the box."""
+        self.refresh_hints()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return live(action, self.stage) and self.possible(action)
+        return live(LIKE.get(action, action), self.stage) and self.possible(action)
 
     def possible(self, action: str) -> bool:
         """Whether there is something for the action to act on."""
@@ -103,11 +116,23 @@ class ChatTable(Screen[None]):
             return self.session.can_undo or self.session.unsaved is not None
         if action in ("regenerate", "edit_last"):
             return self.session.turn is not None
+        if action == "branch":
+            turn = self.session.turn
+            return turn is not None and (turn.index > 0 or turn.reply is not None)
+        if action == "copy_reply":
+            return self.session.turn is not None and self.session.turn.reply is not None
         return True
 
-    def say(self, text: str, kind: str = "") -> None:
-        """One line above the keys; `kind` is good, bad or nothing. The words carry the meaning."""
-        self.notice.update(Content(one_line(text, 400)))
+    def say(self, text: str, kind: str = "", way_out: str = "") -> None:
+        """Up to three lines above the keys; `kind` is good, bad or nothing. The words carry the
+        meaning. `way_out` is what to do now: where there is too little room, `text` gives way."""
+        ends = f" · {way_out}" if way_out else ""
+        told, limit = one_line(text, 400) + ends, 400
+        width = max(20, self.size.width - 4)  # less the padding
+        while ends and limit > 20 and Content(told).get_height({}, width) > NOTICE_ROWS:
+            limit -= 10
+            told = one_line(text, limit) + ends
+        self.notice.update(Content(told))
         self.notice.display = bool(text)
         for name in ("good", "bad"):
             self.notice.set_class(kind == name, f"-{name}")
@@ -152,6 +177,7 @@ class ChatTable(Screen[None]):
         pair = self.session.pair
         assert pair is not None
         self._ticket += 1
+        self.comment = ""  # what was said of another pair
         self.say("")
         self.pair_view.ask(
             self.session.question, "writing …", loud=self.session.mode == "redteam-worst"
@@ -201,7 +227,7 @@ class ChatTable(Screen[None]):
         way_out = "ctrl+e edits it, ctrl+n is a new chat"
         if not message.too_long:
             way_out = "your message is stored, r asks again"
-        self.say(f"{message.error} · {way_out}", "bad")
+        self.say(message.error, "bad", way_out)
         self.enter(Stage.FAILED)
 
     def action_stop(self) -> None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from textual.theme import Theme
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from textual.theme import BUILTIN_THEMES, Theme, ThemeProvider
+
+from hhchat.types import BadInput, nearest
+
+if TYPE_CHECKING:
+    from hhchat.tui.app import ChatApp
 
 DARK = Theme(
     name="hhchat-dark",
@@ -35,3 +44,19 @@ LIGHT = Theme(
     variables={"frame": "#b9b4a8"},
 )
 THEMES = (DARK, LIGHT)
+
+
+def check_theme(name: str) -> None:
+    """BadInput with the nearest name when there is no such theme."""
+    names = [*(theme.name for theme in THEMES), *BUILTIN_THEMES]
+    if name not in names:
+        raise BadInput(f"[chat] theme cannot be {name!r}: {nearest(name, names)}")
+
+
+class Themes(ThemeProvider):
+    """The palette's list of themes; the one that is chosen is there at the next start too."""
+
+    @property
+    def commands(self) -> list[tuple[str, Callable[[], None]]]:
+        app = cast("ChatApp", self.app)
+        return [(name, partial(app.choose_theme, name)) for name in sorted(app.available_themes)]

@@ -106,8 +106,14 @@ def test_a_reply_that_breaks_off(ask: Run, server: Any) -> None:
     assert ran.out == "half a \n"
     assert ran.err.startswith(f"hhchat: error: the server at {server.url} ended a reply midway")
     assert len(ran.err.splitlines()) == 1
-    ran = ask("Hi", "--model", "dropped", "--json")
-    assert (ran.code, ran.out) == (1, "")
+
+
+def test_a_script_gets_what_came_of_a_reply_that_broke_off(ask: Run) -> None:
+    ran = ask("Hi", "--model", "dropped", "--json", "--seed", "7")
+    assert ran.code == 1
+    [told] = ran.lines
+    assert (told["text"], told["finished"], told["seed"]) == ("half a ", False, 7)
+    assert len(ran.err.splitlines()) == 1
 
 
 def test_of_several_the_good_ones_are_printed(ask: Run) -> None:
@@ -115,6 +121,10 @@ def test_of_several_the_good_ones_are_printed(ask: Run) -> None:
     assert ran.code == 1
     assert ran.out == f"{WORDS}\n---\n{WORDS}\n"
     assert "failed (500)" in ran.err
+    ran = ask("Hi", "--model", "half", "--n", "3", "--seed", "2", "--json")
+    assert ran.code == 1
+    [told] = ran.lines
+    assert [(r["text"], r["finished"]) for r in told["replies"]] == [(WORDS, True)] * 2
 
 
 def test_a_server_that_says_nothing(ask: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,14 +219,14 @@ def test_set_keeps_the_users_lines(run: Run, home: Path) -> None:
     run("config", "set", "chat.temperature", "0.7").ok()
     run("config", "set", "train.stages", "pm,ppo").ok()
     run("config", "set", "model.path", 'a "b"\\c').ok()
-    run("config", "set", "weights.warmth", "-0.5").ok()
+    run("config", "set", "weights.brevity", "-0.5").ok()
     assert path.read_text() == (
         "# mine\n[chat]\ntop_p = 0.5 # half\ntemperature = 0.7\n\n[train]\n"
-        'stages = ["pm", "ppo"]\n\n[model]\npath = "a \\"b\\"\\\\c"\n\n[weights]\nwarmth = -0.5\n'
+        'stages = ["pm", "ppo"]\n\n[model]\npath = "a \\"b\\"\\\\c"\n\n[weights]\nbrevity = -0.5\n'
     )
     config = load_config()
     assert config.model.path == 'a "b"\\c'
-    assert config.weights["warmth"] == -0.5
+    assert config.weights["brevity"] == -0.5
 
 
 @pytest.mark.parametrize(
@@ -246,6 +246,51 @@ def test_set_refuses_what_would_not_be_read(
     assert ran.code == 2
     assert said in ran.err
     assert not (home / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("ppo.updates", "x", "[ppo] updates must be an integer, not 'x'"),
+        ("ppo.updates", "0", "[ppo] updates must be at least 1, not 0"),
+        ("ppo.updats", "3", "[ppo] has no setting 'updats': did you mean 'updates'?"),
+        ("pm.warmup", "nan", "[pm] warmup must be a number, not nan"),
+        ("train.stages", "pm,pp", "no trainer is called 'pp': did you mean 'ppo'?"),
+        ("pool.foo", "1", "[pool] has no version 'foo'"),
+        ("weights.warmht", "1", "[weights] names no objective 'warmht'"),
+        ("remote.url", "ftp://x", "must begin with http:// or https://"),
+        ("remote.api_key_env", "sk-12 34", "is the name of a variable, not the key itself"),
+        ("chat.mode", "helpfull", "there is no mode 'helpfull': did you mean 'helpful'?"),
+        ("chat.theme", "hhchat-lite", "cannot be 'hhchat-lite': did you mean 'hhchat-light'?"),
+        ("chat.question", "nobodys", "there is no objective 'nobodys'"),
+    ],
+)
+def test_a_slip_in_a_setting_is_said_at_once_and_not_by_the_next_command_that_refuses_to_start(
+    run: Run, home: Path, key: str, value: str, said: str
+) -> None:
+    home.mkdir()
+    (home / "config.toml").write_text("# mine\n")
+    ran = run("config", "set", key, value)
+    assert ran.code == 2
+    assert said in ran.err
+    assert len(ran.err.splitlines()) == 1
+    assert (home / "config.toml").read_text() == "# mine\n"
+
+
+def test_what_a_trainer_the_pool_and_a_server_accept_can_be_set(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)  # it may be set later
+    good = {
+        "ppo.updates": "3", "ppo.learning_rate": "1e-4", "pool.previous best-of-4": "0.5",
+        "remote.url": "http://127.0.0.1:8080/v1", "remote.api_key_env": "MY_KEY",
+    }  # fmt: skip
+    for key, value in good.items():
+        run("config", "set", key, value).ok()
+    config = load_config()
+    assert config.table("ppo") == {"updates": 3, "learning_rate": 1e-4}
+    assert config.pool == {"previous best-of-4": 0.5}
+    run("config", "set", "remote.url", "").ok()
 
 
 def test_path(run: Run, home: Path) -> None:

@@ -61,6 +61,7 @@ def test_a_clearly_better_assistant_is_promoted() -> None:
         ({"score_gain": Measurement("score_gain", 1.0, 0.5, 1.5, 3)}, "only 3 held-out prompts"),
         ({"kl": 10.5}, "drifted 10.5 nats"),
         ({"kl": math.nan}, "drifted nan nats"),
+        ({"kl_best_of": 6.5}, "drifted 10.5 nats"),  # choosing among replies adds to it
         ({"kl": None}, "was not measured"),
         ({"unfinished": 0.05}, "5.0% of the new replies do not end"),
         ({"unfinished": None}, "replies that end by themselves was not measured"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from hhchat.model.decode import Batch, Row
-from hhchat.model.trunk import Cache, Decoder, Rows
+from hhchat.model.decoder import Cache, Decoder
+from hhchat.model.trunk import Rows
 
 
 def test_a_model_of_this_family_scores_as_transformers_does(make_tiny, family):
@@ -58,13 +59,13 @@ def test_the_branches_of_a_packed_row_read_what_each_would_read_alone(make_tiny,
 
 
 def test_a_prompt_continues_from_the_cache_of_the_turn_before_to_the_same_logits(llama):
-    trunk, dec = llama.trunk, Decoder(llama.trunk, None)
+    dec = Decoder(llama.trunk, None)
     ids = torch.randint(3, 384, (1, 20), generator=torch.Generator().manual_seed(3))
     start = torch.zeros(1, dtype=torch.long)
     whole = Cache.make(llama.spec, 1, 20, torch.float32, llama.device)
     parts = Cache.make(llama.spec, 1, 20, torch.float32, llama.device)
     with torch.inference_mode():
-        want = trunk.prefill(dec, ids, start, whole, 0)
-        trunk.prefill(dec, ids[:, :11], start, parts, 0)
-        got = trunk.prefill(dec, ids, start, parts, 11)
+        want = dec.prefill(ids, start, whole, 0)
+        dec.prefill(ids[:, :11], start, parts, 0)
+        got = dec.prefill(ids, start, parts, 11)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)

@@ -153,3 +153,15 @@ def test_attention_in_blocks_is_attention_and_teaches_the_same(length, masked):
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
     for mine, theirs in zip(grads(got, [q, k, v]), grads(want, [q, k, v]), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
+
+
+def test_masks_of_long_conversations_do_not_pile_up():
+    kernels._corner.cache_clear()
+    for length in range(1, 900, 7):
+        for low, high in kernels._blocks(length):
+            order = torch.arange(high)
+            want = order[None, :] > torch.arange(low, high)[:, None]
+            assert torch.equal(kernels._causal(low, high, torch.float32) < 0, want)
+    held = [kernels._corner(1 << n, torch.float32).numel() for n in range(11)]
+    assert kernels._corner.cache_info().currsize <= 11
+    assert sum(held) < 64 * 3000

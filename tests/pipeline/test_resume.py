@@ -187,6 +187,9 @@ def test_a_run_is_not_continued_on_another_model(store: Store) -> None:
     elsewhere = config(model={"path": "elsewhere"})
     with pytest.raises(BadInput, match="--resume --model fake"):
         pipeline.train(store, elsewhere, plugins(), resume=True, backend=other)
+    halfway = config(model={"path": "fake", "quantization": "int8"})
+    with pytest.raises(BadInput, match="--resume --quantization auto"):
+        pipeline.train(store, halfway, plugins(), resume=True, backend=FakeBackend())
     assert store.runs()[0].state == "failed"
 
 

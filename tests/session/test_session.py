@@ -397,6 +397,78 @@ def test_a_pick_that_could_not_be_saved_can_be_taken_back(store: Store, make: Ma
     assert [r["outcome"] for r in rows(store, "SELECT outcome FROM comparison")] == ["right"]
 
 
+def test_an_unsaved_pick_never_lands_in_another_conversation(store: Store, make: Make) -> None:
+    disk = Full(store)
+    session = make(store=disk)
+    turn(session, "of the first")
+    kept = session.pick(side="left").chosen.text
+    first = session.conversation.id
+    session.new()
+    turn(session, "of the second")
+    second = session.conversation.id
+    disk.full = True
+    with pytest.raises(StoreError):
+        session.pick(side="right")
+    with pytest.raises(StoreError):
+        session.resume(first)
+    assert session.conversation.id == second
+    assert session.unsaved is not None
+    disk.full = False
+    session.resume(first)
+    assert session.messages[-1].content == kept
+    session.say("on we go")
+    [reply] = [t.reply for t in store.history(second)]
+    assert [c.outcome for c in store.comparisons()] == ["left", "right"]
+    assert [c.conversation for c in store.comparisons()] == [first, second]
+    assert reply is not None
+    assert reply.text == list(store.comparisons())[1].chosen.text
+    assert store.history(first)[0].reply.text == kept
+
+
+def test_the_conversation_of_an_unsaved_pick_opens_again_with_the_pick(
+    store: Store, make: Make
+) -> None:
+    disk = Full(store)
+    session = make(store=disk)
+    turn(session)
+    disk.full = True
+    with pytest.raises(StoreError):
+        session.pick(side="right")
+    disk.full = False
+    session.resume(session.conversation.id)
+    assert not session.unanswered
+
+
+def test_what_was_set_for_one_conversation_does_not_leak_into_the_next(
+    store: Store, make: Make
+) -> None:
+    usual = Sampling(temperature=0.7)
+    other = store.start_conversation("without sampling of its own", mode="helpful")[0].id
+    session = make(system="Be kind.", sampling=usual)
+    turn(session)
+    session.pick(side="left")
+    session.settle_on("Answer as a pirate.", Sampling(temperature=1.9))
+    pirates = session.conversation.id
+    session.new()
+    assert (session.system, session.sampling) == ("Be kind.", usual)
+    turn(session)
+    assert session.pair.draws[0].messages[0].content == "Be kind."
+    assert session.pair.draws[0].sampling == usual
+    session.resume(pirates)
+    assert (session.system, session.sampling.temperature) == ("Answer as a pirate.", 1.9)
+    session.resume(other)
+    assert (session.system, session.sampling) == (None, usual)
+
+
+def test_what_is_set_before_the_first_message_counts_for_it(store: Store, make: Make) -> None:
+    session = make()
+    session.settle_on("Be brief.", Sampling(temperature=0.5))
+    session.new("redteam-best")  # the mode of the conversation to be started
+    session.say("hello")
+    assert session.conversation.system == "Be brief."
+    assert session.conversation.sampling.temperature == 0.5
+
+
 def test_a_message_on_a_full_disk_can_be_sent_again(store: Store, make: Make) -> None:
     disk = Full(store)
     session = make(store=disk)

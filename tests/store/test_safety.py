@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -267,6 +268,21 @@ def test_a_lock_that_is_never_given_back_is_one_line(path, store, monkeypatch):
     other.close()
     recorded = store.record(PAIR)
     assert store.usable() == [recorded]
+
+
+def test_an_impatient_store_gives_up_soon_and_others_go_on_waiting(path, store):
+    store.patience = 0.05
+    with Store(path) as waits, contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(2):  # the wait is as short the second time
+            began = time.monotonic()
+            with pytest.raises(StoreError, match=r"locked for 0\.05 s"):
+                store.record(PAIR)
+            assert time.monotonic() - began < 5
+        assert waits.patience == 15
+        other.rollback()
+        waits.record(PAIR)
+    assert len(store.usable()) == 1
 
 
 def test_a_folder_that_cannot_be_made_is_one_line():

@@ -9,12 +9,12 @@ import pytest
 import torch
 import trainer_world as tw
 from hhchat_trainers.descent import Descent
-from hhchat_trainers.pm import cross, gaps, pair_of
+from hhchat_trainers.pm import cross, gaps, halves, pair_of
 from safetensors.torch import load_file
 
 from hhchat.model import LocalEngine, PreferenceModel
 from hhchat.model.preference import Judged, PreferenceRole, pack
-from hhchat.types import Draw, Exchange, Generation, HhchatError, Sampling
+from hhchat.types import Draw, Exchange, Generation, HhchatError, Message, Sampling
 
 
 def test_training_a_preference_model_twice_gives_the_same_one_and_another_seed_another(world):
@@ -114,6 +114,31 @@ def test_pairs_that_are_the_same_after_tokenisation_teach_nothing(world):
     world.comparisons = [one, *[same] * 5]
     with pytest.raises(HhchatError, match="only 1 usable"):
         world.train(tw.pm(), "few")
+
+
+def test_replies_that_differ_only_past_what_the_model_reads_teach_nothing(world):
+    long = "cat " * 3 * world.model.spec.max_positions
+    one = world.comparisons[0]
+    same = replace(one, replies=(Generation(long + "a"), Generation(long + "b")))
+    assert pair_of(world.model, same, False) is None
+
+
+def test_imported_pairs_under_one_system_prompt_still_have_two_halves(world):
+    system = Message("system", "Be kind.")
+    world.comparisons = [
+        replace(c, conversation=None, messages=(system, *c.messages)) for c in world.comparisons
+    ]
+    pairs = [pair_of(world.model, c, False) for c in world.comparisons]
+    assert "Be kind." not in {p.talk for p in pairs}
+    assert len({p.talk for p in pairs}) > 1
+    assert set(halves(pairs, 0)) == {"a", "b"}
+
+
+def test_scores_have_a_spread_where_all_picks_share_one_prompt(world):
+    world.prompts = world.prompts[:1]
+    ran = world.train(tw.pm(), "one prompt")
+    told = json.loads((ran.context.out / "pm.json").read_text())
+    assert 1e-3 < told["anchor_sd"] < 100
 
 
 def test_a_weak_pick_counts_for_less_than_a_strong_one(world):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -300,6 +303,28 @@ async def test_a_full_disk_keeps_the_pick_and_saves_it_later(
         await d.stage(Stage.READY)
         assert "✓ saved" in d.notice()
         assert d.rows("SELECT position FROM comparison") == [{"position": 2}]
+
+
+async def test_another_program_that_writes_freezes_nothing_and_the_pick_is_saved_when_it_ends(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hhchat.tui.judging.RETRY", 0.2)
+    async with desk() as d:
+        await d.send("hello")
+        with closing(sqlite3.connect(d.store.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            await d.press("1")
+            await d.stage(Stage.UNSAVED)
+            assert time.monotonic() - began < 5  # the store itself waits for 15 s
+            assert "locked" in d.notice()
+            assert "NOT SAVED" in d.screen_text()
+            await d.press("h")  # not typed into anything, and answered at once
+            assert d.chat.composer.text == ""
+            other.execute("ROLLBACK")
+        await d.stage(Stage.READY)  # by the timer
+        assert d.rows("SELECT position FROM comparison") == [{"position": 1}]
+        await d.send("the next message")
 
 
 async def test_red_teaming_says_so_loudly_and_asks_its_own_question(desk: Desk) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_engine import FakeEngine
+from textual.widgets import OptionList
 
+from hhchat.config import load_config
 from hhchat.tui.conversations import Conversations
+from hhchat.tui.dialogs import Ask
 from hhchat.tui.help import Help
 from hhchat.tui.keys import KEYS, Stage, bindings, hints, live
 from hhchat.types import Generation
@@ -342,6 +347,106 @@ async def test_a_long_history_opens_at_its_end_and_the_rest_on_demand(desk: Desk
             type(d.chat.log_view.query_one(".earlier")).Wanted()
         )
         await d.until(lambda: len(d.chat.log_view.query(".said")) == 60)
+
+
+async def test_an_old_conversation_is_found_by_going_down_the_list(desk: Desk) -> None:
+    async with desk() as d:
+        for i in range(120):
+            d.store.start_conversation(f"number {i}")
+        await d.press("ctrl+o")
+        await d.until(lambda: isinstance(d.app.screen, Conversations))
+        options = d.app.screen.query_one(OptionList)
+        assert options.option_count == 50
+        await d.press("tab", "end", "end", "end")
+        assert options.option_count == 120
+        assert d.app.screen.current.title == "number 0"
+        await d.press("shift+tab")
+        await d.type("number")
+        await d.until(lambda: options.option_count == 50)
+        options.scroll_end(animate=False)  # as the wheel does: the cursor stays
+        await d.until(lambda: options.option_count > 50)
+        assert options.highlighted == 0
+        options.scroll_end(animate=False)
+        await d.until(lambda: options.option_count == 120)
+        titles = {conversation.title for conversation in d.app.screen._found}
+        assert titles == {f"number {i}" for i in range(120)}
+
+
+@pytest.mark.parametrize("size", [(80, 24), (60, 18)])
+async def test_a_long_error_never_hides_what_to_do_about_it(
+    desk: Desk, size: tuple[int, int]
+) -> None:
+    words = "the server at http://127.0.0.1:8080/v1 failed (500): " + "internal error; " * 15
+    async with desk(FakeEngine(fail=words.strip()), size=size) as d:
+        await d.send("hello", Stage.FAILED)
+        shown = " ".join(d.screen_text().split())
+        assert "the server at http://127.0.0.1:8080/v1 failed (500)" in shown
+        assert "your message is stored, r asks again" in shown
+
+
+async def test_what_became_of_an_export_is_said_beside_the_keys_not_on_them(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    async with desk(size=(60, 18)) as d:
+        await chatted(d, "hello")
+        await d.press("ctrl+o")
+        for said in ("Wrote", "exists already"):
+            await d.until(lambda: isinstance(d.app.screen, Conversations))
+            await d.press("ctrl+x", "enter")
+            await d.until(lambda: isinstance(d.app.screen, Ask))
+            told = d.app.screen_stack[-2].query_one(".dialog-told")
+            await d.press("enter")
+            await d.until(partial(lambda told, said: said in str(told.render()), told, said))
+            shown = " ".join(d.screen_text().split())
+            for words in ("enter open", "ctrl+t rename", "ctrl+d delete", "esc leave"):
+                assert words in shown
+
+
+async def test_no_key_is_offered_for_the_chat_while_it_acts_on_the_text(desk: Desk) -> None:
+    async with desk(size=(120, 40)) as d:
+        await chatted(d, "hello")
+
+        def offered() -> str:
+            return str(d.chat.hint_bar.render())
+
+        for words in ("ctrl+z  undo pick", "ctrl+e  edit last", "?  help"):
+            assert words in offered()
+        await d.press("a")
+        assert d.chat.composer.text == "a"
+        assert "undo pick" not in offered()
+        assert "edit last" not in offered()
+        assert "f1  help" in offered()
+        await d.press("ctrl+z")  # the text's
+        assert d.chat.composer.text == ""
+        assert "ctrl+z  undo pick" in offered()
+        await d.press("a", "f1")
+        assert isinstance(d.app.screen, Help)
+        await d.press("escape", "backspace", "ctrl+z")  # the chat's
+        await d.stage(Stage.CHOOSING)
+
+
+async def test_the_colours_that_were_chosen_are_there_at_the_next_start(
+    desk: Desk, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("# mine\n[chat]\ntop_p = 0.5\n")
+    async with desk(config=load_config(path, env={})) as d:
+        assert d.app.theme == "hhchat-dark"
+        await d.press("ctrl+p")
+        await d.type("theme")
+        await d.until(lambda: "Colours" in d.screen_text())
+        await d.press("down", "enter")
+        await d.until(lambda: "Search for themes" in d.screen_text())
+        await d.type("hhchat-light")
+        await d.until(lambda: "hhchat-dark" not in d.screen_text())
+        await d.press("down", "enter")
+        await d.until(lambda: d.app.theme == "hhchat-light")
+    assert path.read_text() == '# mine\n[chat]\ntop_p = 0.5\ntheme = "hhchat-light"\n'
+    async with desk(config=load_config(path, env={})) as d:
+        assert d.app.theme == "hhchat-light"
 
 
 @pytest.mark.parametrize("theme", ["hhchat-light", "hhchat-dark", "ansi-dark"])

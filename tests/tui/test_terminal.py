@@ -206,3 +206,23 @@ async def test_a_hostile_conversation_title_and_question_are_only_text(desk: Any
         assert "[/INST]" in d.screen_text()
         await d.press("ctrl+t", "enter", "ctrl+d", "n", "escape")
         assert d.app.screen is d.chat
+
+
+def test_a_pick_that_is_left_behind_is_said_after_the_app_has_gone(
+    open_terminal: Any, tmp_path: Path
+) -> None:
+    terminal = open_terminal()
+    terminal.until_written(b"ready")
+    terminal.type(b"hello\r")
+    terminal.until_written(b"your pick")
+    with closing(sqlite3.connect(tmp_path / "hhchat.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # another program keeps the store to itself
+        terminal.type(b"\x1b[D")
+        terminal.until_written(b"NOT SAVED")
+        terminal.type(b"\x11")
+        terminal.until_written(b"Quit and lose it")
+        terminal.type(b"\x1b[B\r")
+        assert terminal.leave() == 1
+    after = terminal.written[terminal.written.rfind(ALT_OFF) :]
+    assert b"hhchat: error: your last pick is not saved: " in after
+    assert b"Traceback" not in after
