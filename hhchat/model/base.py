@@ -30,7 +30,7 @@ class Model:
     folder: Path
     quantization: Quantization
     device: torch.device
-    fast: torch.dtype  # of products: a row comes out the same in any batch, in bf16 as in fp32
+    fast: torch.dtype  # of products, in chat and training alike
 
     @property
     def spec(self) -> Spec:

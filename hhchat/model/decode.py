@@ -2,7 +2,7 @@
 
 Rows share nothing but the arithmetic: a row's uniforms come from its own seed, drawn up front, and
 a token is the inverse of its distribution's CDF at the row's next uniform. So the same seed gives
-the same text whatever else is in the batch (in fp32; lower precisions round by batch shape).
+the same text whatever else is in the batch.
 """
 
 from __future__ import annotations

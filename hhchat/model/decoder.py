@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hhchat.model.attention import additive
 from hhchat.model.kernels import Packed, turn_
 from hhchat.model.spec import LINEARS, Linear, Spec
 from hhchat.model.trunk import Role, Trunk, adapted
@@ -119,8 +120,7 @@ class Decoder:
                 where = seen
                 if window is not None:
                     where = seen & (new[None, :, None] - columns[None, None, :] < window)
-                mask = torch.zeros(where.shape, dtype=q.dtype, device=ids.device)
-                mask = mask.masked_fill_(~where, float("-inf")).unsqueeze(1)
+                mask = additive(where, q.dtype).unsqueeze(1)
             keys, values = cache.k[i][:batch, :, :length], cache.v[i][:batch, :, :length]
             if i == len(trunk.layers) - 1:  # only the last column is read
                 assert mask is not None
@@ -143,9 +143,8 @@ class Decoder:
         where: Tensor | int = column
         if start is not None:
             where = column - start
-            early = torch.arange(column + 1, device=tokens.device)[None] < start[:, None]
-            mask = torch.zeros(early.shape, dtype=cache.k[0].dtype, device=tokens.device)
-            mask = mask.masked_fill_(early, float("-inf"))[:, None, None]
+            begun = torch.arange(column + 1, device=tokens.device)[None] >= start[:, None]
+            mask = additive(begun, cache.k[0].dtype)[:, None, None]
         turns: dict[int, tuple[Tensor, Tensor]] = {}
         for i, layer in enumerate(trunk.layers):
             window, linear = spec.windows[i], self.layers[i]

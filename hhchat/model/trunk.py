@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hhchat.model.attention import additive, attention
 from hhchat.model.kernels import (
     Packed,
     adapted_product,
-    attention,
     chosen_logprobs,
     rms_norm,
     swiglu,
+    turn_,
     turned_heads,
 )
 from hhchat.model.lora import Adapter
@@ -169,8 +170,7 @@ class Trunk:
         def added(seen: Tensor | None) -> Tensor | None:
             if seen is None:
                 return None
-            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-            mask = mask.masked_fill_(~seen, float("-inf")).unsqueeze(1)
+            mask = additive(seen, dtype).unsqueeze(1)
             return mask if mask.shape[0] == 1 else mask.repeat(count, 1, 1, 1)
 
         made = added(full)
@@ -203,8 +203,7 @@ class Trunk:
             if mask is None:
                 order = torch.arange(length, device=x.device)
                 seen = order[None, None, :] <= read[:, :, None]
-                mask = torch.zeros(seen.shape, dtype=q.dtype, device=x.device)
-                mask = mask.masked_fill_(~seen, float("-inf")).unsqueeze(1)
+                mask = additive(seen, q.dtype).unsqueeze(1)
             else:
                 whole = mask.expand(rows, 1, length, length)
                 mask = whole.gather(2, read[:, None, :, None].expand(-1, 1, -1, length))
@@ -248,7 +247,7 @@ class Trunk:
         heads = qkv.view(*qkv.shape[:-1], -1, spec.head_dim).transpose(1, 2)
         q, k, v = torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], 1)
         q, k = self.normalise(q, layer.norms["q"]), self.normalise(k, layer.norms["k"])
-        return rotate(q, cos, sin).to(dtype), rotate(k, cos, sin).to(dtype), v.to(dtype)
+        return turn_(q, cos, sin).to(dtype), turn_(k, cos, sin).to(dtype), v.to(dtype)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """mask is added to the scores; None is causal."""
@@ -319,19 +318,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [..., D]; cos and (half-negated) sin broadcast over it.
-
-    cos and sin may cover only the first channels (partial rotary)."""
-    dim = cos.shape[-1]
-    if cos.ndim == 3 and x.ndim == 4:
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one table a row
-    turned = x if dim == x.shape[-1] else x[..., :dim]
-    swapped = torch.cat((turned[..., dim // 2 :], turned[..., : dim // 2]), -1)
-    out = (turned * cos + swapped * sin).to(x.dtype)
-    return out if dim == x.shape[-1] else torch.cat((out, x[..., dim:]), -1)
 
 
 def adapted(weight: Weight, roles: Sequence[Role], name: Linear, index: int, x: Tensor) -> Tensor:

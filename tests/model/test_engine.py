@@ -94,16 +94,17 @@ def test_two_conversations_that_take_turns_on_one_engine_get_the_replies_they_wo
     assert [[m[0], m[1]] for m in made] == alone
 
 
-def test_the_same_seed_gives_the_same_reply_alone_in_a_pair_and_in_a_crowd(ending):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_seed_gives_the_same_reply_alone_in_a_pair_and_in_a_crowd(ending, dtype):
     draws = crowd()
-    together = LocalEngine(ending).generate(draws)
-    streamed = finals(LocalEngine(ending), draws)
+    together = LocalEngine(ending, dtype=dtype).generate(draws)
+    streamed = finals(LocalEngine(ending, dtype=dtype), draws)
     assert [g.token_ids for g in together] == [g.token_ids for g in streamed]
-    small = LocalEngine(ending, rows=3).generate(draws)
+    small = LocalEngine(ending, dtype=dtype, rows=3).generate(draws)
     assert [g.token_ids for g in together] == [g.token_ids for g in small]
     for i in range(0, 40, 3):
-        alone = LocalEngine(ending).generate([draws[i]])[0]
-        pair = finals(LocalEngine(ending), [draws[(i + 1) % 40], draws[i]])[1]
+        alone = LocalEngine(ending, dtype=dtype).generate([draws[i]])[0]
+        pair = finals(LocalEngine(ending, dtype=dtype), [draws[(i + 1) % 40], draws[i]])[1]
         assert alone == together[i] == pair
 
 

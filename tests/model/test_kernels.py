@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hhchat.model import kernels
-from hhchat.model.trunk import rotate
+from hhchat.model import attention, kernels
 from hhchat.model.weights import Weight
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -19,6 +18,16 @@ def close(got, want, dtype):
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     scale = float(want.detach().abs().max()) + 1e-6
     assert float((got - want).detach().float().abs().max()) <= tolerance * scale
+
+
+def rotate(x, cos, sin):
+    """Rotary embedding, channel by channel in its plain form."""
+    if cos.ndim == 3:
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    dim = cos.shape[-1]
+    part = x[..., :dim]
+    swapped = torch.cat((part[..., dim // 2 :], part[..., : dim // 2]), -1)
+    return torch.cat((part * cos + swapped * sin, x[..., dim:]), -1)
 
 
 def grads(output, inputs, seed=0):
@@ -147,7 +156,7 @@ def test_attention_in_blocks_is_attention_and_teaches_the_same(length, masked):
         own = (order[:, None] < length // 2) | (order[None, :] >= length // 2)
         seen = seen & (own | (order[None, :] < length // 4))
     mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
-    got = kernels.attention(q, k, v, mask if masked else None, 0.3)
+    got = attention.attention(q, k, v, mask if masked else None, 0.3)
     wide = [t.repeat_interleave(2, 1) for t in (k, v)]
     want = ((q @ wide[0].mT) * 0.3 + mask).softmax(-1) @ wide[1]
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
@@ -156,12 +165,12 @@ def test_attention_in_blocks_is_attention_and_teaches_the_same(length, masked):
 
 
 def test_masks_of_long_conversations_do_not_pile_up():
-    kernels._corner.cache_clear()
+    attention._corner.cache_clear()
     for length in range(1, 900, 7):
-        for low, high in kernels._blocks(length):
+        for low, high in attention._blocks(length):
             order = torch.arange(high)
             want = order[None, :] > torch.arange(low, high)[:, None]
-            assert torch.equal(kernels._causal(low, high, torch.float32) < 0, want)
-    held = [kernels._corner(1 << n, torch.float32).numel() for n in range(11)]
-    assert kernels._corner.cache_info().currsize <= 11
+            assert torch.equal(attention._causal(low, high, torch.float32) < 0, want)
+    held = [attention._corner(1 << n, torch.float32).numel() for n in range(11)]
+    assert attention._corner.cache_info().currsize <= 11
     assert sum(held) < 64 * 3000
