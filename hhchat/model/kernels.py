@@ -7,6 +7,7 @@ frozen. All of them agree with their autograd counterparts to rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
@@ -55,6 +56,30 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+def recurring(rows: int) -> int:
+    """`rows` of a product rounded up to one of few numbers, about four an octave.
+
+    oneDNN writes code for each number of rows that it meets, a millisecond or more a product (three
+    with AMX): with lengths that change every batch that is half the time of a small model."""
+    return rows if rows <= 16 else -(-rows // _step(rows)) * _step(rows)
+
+
+def recurring_width(count: int, width: int) -> int:
+    """The least width from `width` at which `count` rows of it come to a recurring number; near it
+    for counts that would need an eighth more."""
+    if count * width <= 16:
+        return width
+    step = _step(count * width)
+    each = step // math.gcd(count, step)
+    while each > 1 and each * 8 > width:
+        each //= 2
+    return -(-width // each) * each
+
+
+def _step(rows: int) -> int:
+    return 16 if rows <= 256 else 32 if rows <= 512 else 64
+
+
 class Packed:
     """A matrix laid out once for the rows it will meet, for decoding: same product, less work."""
 
@@ -69,10 +94,9 @@ class Packed:
         if self._op is None:
             return F.linear(x, self.weight, self.bias)
         rows = x.numel() // x.shape[-1]
-        more = -rows % 16 if rows > 16 else 0
+        more = recurring(rows) - rows
         if not more:
             return self._op(x, self.weight, self.bias, "none", [], "")
-        # oneDNN writes code for each number of rows: prompts of every length would pay for theirs
         flat = F.pad(x.reshape(rows, -1), (0, 0, 0, more))
         made = self._op(flat, self.weight, self.bias, "none", [], "")
         return made[:rows].view(*x.shape[:-1], -1)
@@ -324,5 +348,9 @@ def chosen_logprobs(hidden: Tensor, head: Matrix, tokens: Tensor, blocked: Tenso
 
     `blocked` tokens are outside of the softmax. -87 is the least there is: e^-87 is fp32's smallest
     number."""
+    count = len(tokens)
+    more = 0 if hidden.is_cuda else recurring(count) - count
+    if more:
+        hidden, tokens = F.pad(hidden, (0, 0, 0, more)), F.pad(tokens, (0, more))
     made: Tensor = _Chosen.apply(hidden, head, tokens, blocked)  # type: ignore[no-untyped-call]
-    return made
+    return made[:count]

@@ -121,12 +121,15 @@ def _layout(row: Judged) -> tuple[list[int], list[int], list[int], list[int]]:
 
 
 def by_length(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices in groups of like sizes whose padded total stays within `tokens` (at least one)."""
+    """Indices in groups of like sizes whose padded total stays within `tokens` (at least one).
+
+    Groups that are full are of 1, 2, 4 or a multiple of 8: shapes that recur (kernels.recurring)."""
     group: list[int] = []
     for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
-        if group and sizes[i] * (len(group) + 1) > tokens:
-            yield group
-            group = []
+        while group and sizes[i] * (len(group) + 1) > tokens:
+            size = len(group) // 8 * 8 or 1 << (len(group).bit_length() - 1)
+            yield group[:size]
+            group = group[size:]
         group.append(i)
     if group:
         yield group

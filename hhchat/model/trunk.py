@@ -21,6 +21,7 @@ from hhchat.model.kernels import (
     Packed,
     adapted_product,
     chosen_logprobs,
+    recurring_width,
     rms_norm,
     swiglu,
     turn_,
@@ -46,6 +47,18 @@ class Rows:
     at: Tensor
     branch: Tensor | None = None
     positions: Tensor | None = None
+
+    def evened(self) -> Rows:
+        """With more pads, so that products meet few numbers of rows (kernels.recurring)."""
+        batch, length = self.ids.shape
+        more = recurring_width(batch, length) - length
+        reads = recurring_width(batch, self.at.shape[1]) - self.at.shape[1]
+        return Rows(
+            F.pad(self.ids, (0, more)),
+            F.pad(self.at, (0, reads)),
+            None if self.branch is None else F.pad(self.branch, (0, more), value=-1),
+            None if self.positions is None else F.pad(self.positions, (0, more)),
+        )
 
     def to(self, device: torch.device) -> Rows:
         return Rows(
@@ -92,6 +105,9 @@ class Trunk:
         `context_end` [H] is the embedding of the end-of-context token, written as id -1 in ids.
         The last layer is computed only where it is read.
         """
+        reads = rows.at.shape[1]
+        if rows.ids.device.type == "cpu":
+            rows = rows.evened()
         ids = rows.ids
         x = F.embedding(ids.clamp_min(0), self.embed).float()
         if self.spec.embed_scale != 1.0:
@@ -123,7 +139,7 @@ class Trunk:
                 )
             else:
                 x = self._layer(layer, i, x, c, s, mask, read, roles, dtype)
-        return self.normalise(x, self.norm).view(count, batch, at.shape[1], -1)
+        return self.normalise(x, self.norm).view(count, batch, at.shape[1], -1)[:, :, :reads]
 
     def logits(self, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """[..., H] -> fp32 logits [..., V]."""
