@@ -28,6 +28,7 @@ SHOWN: Mapping[str, tuple[str, str]] = {
     "score": ("score", "{:+.2f}"),
     "gauge_a": ("gauge a", "{:+.2f}"),
     "gauge_b": ("gauge b", "{:+.2f}"),
+    "gap_smooth": ("gap", "{:+.2f}"),
     "kl": ("KL", "{:.2f}"),
     "length": ("length", "{:.0f}"),
     "unfinished": ("unfinished", "{:.0%}"),

@@ -179,11 +179,11 @@ def _policy(found: Evidence, stage: str) -> str:
         told = "Too few updates, or none that moved: no line was fitted."
     best = found.info.get(stage, {}).get("best_update")
     kept = f"The policy that was kept is that of update {best}." if best is not None else ""
-    gauges = _lines(of, "score", "gauge_a", "gauge_b", "gauge_smooth")
+    gauges = _lines(of, "score", "gauge_a", "gauge_b", "gauge_smooth", "gap_smooth")
     if len(gauges) > 1:
         kept += (
             " The gauges are preference models of half the picks each, which the policy was not "
-            "trained on. A score that rises away from them is learning its judge, not your taste."
+            "trained on. A score that leaves them behind (the gap) is its judge's taste, not yours."
         )
     root = "Score against the square root of KL"
     return section(

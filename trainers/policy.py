@@ -61,6 +61,9 @@ class PolicySettings:
     grad_norm: float = setting(1.0, "Gradient norm limit of each role.", low=0.0)
     patience: int = setting(15, "Updates without a better gauge before stopping; 0: never.", low=0)
     smoothing: float = setting(0.3, "Weight of the newest reading in the smoothed gauge.", low=0.01)
+    max_gap: float = setting(
+        0.5, "Stop when the score runs ahead of the gauges by more than this, in sd; 0: never."
+    )
     max_length_ratio: float = setting(2.5, "Stop when replies grow longer than this, times.", low=1)
     min_length_ratio: float = setting(0.2, "Stop when replies grow shorter than this, times.")
     max_unfinished: float = setting(0.1, "Stop when unfinished replies rise by more than this.")
@@ -114,7 +117,7 @@ class PolicyLearner:
         self.beta = 0.0
         self.best: tuple[float, int] | None = None  # smoothed gauge and update of the best policy
         self.best_tensors: dict[str, Tensor] = {}
-        self.smooth: float | None = None
+        self.smooth: dict[str, float] = {}  # exponential means of the gauge and of the gap
         self.first: dict[str, float] = {}  # readings of the first update
         self.stop = ""
 
@@ -262,18 +265,24 @@ class PolicyLearner:
             value = sum(self.normalised(half).score(exchanges)) / len(exchanges)
             readings[f"gauge_{name}"] = value
             found.append(value)
-        gauge = sum(found) / len(found) if found else readings["score"]
-        readings["gauge"] = gauge
+        readings["gauge"] = sum(found) / len(found) if found else readings["score"]
+        if found:
+            readings["gap"] = readings["reward_preference"] - readings["gauge"]
         readings |= shape_readings(responses)
         stop = self.guard(readings)
         if stop:
             return stop
-        weight = 1.0 if self.smooth is None else self.settings.smoothing
-        before = gauge if self.smooth is None else self.smooth
-        self.smooth = (1 - weight) * before + weight * gauge
-        readings["gauge_smooth"] = self.smooth
-        if self.best is None or self.smooth > self.best[0]:
-            self.best, self.best_tensors = (self.smooth, update), sampler
+        for name in ("gauge", "gap") if found else ("gauge",):
+            # all scores have mean 0 on what the policy starts from, so the gap begins at 0
+            before = self.smooth.get(name, 0.0 if name == "gap" else readings[name])
+            self.smooth[name] = before + self.settings.smoothing * (readings[name] - before)
+            readings[f"{name}_smooth"] = self.smooth[name]
+        gauge, gap = self.smooth["gauge"], self.smooth.get("gap", 0.0)
+        # a higher gauge counts as long as the score has not left it behind (section 4.2)
+        if 0 < self.settings.max_gap < gap:
+            return f"the score is {gap:.2f} sd ahead of the gauges: it learns its judge"
+        if self.best is None or gauge > self.best[0]:
+            self.best, self.best_tensors = (gauge, update), sampler
         elif self.settings.patience and update - self.best[1] >= self.settings.patience:
             return f"the gauge has not risen for {self.settings.patience} updates"
         return ""
@@ -332,7 +341,7 @@ class PolicyLearner:
         }
         self.beta = float(numbers["beta"])
         self.best = None if numbers["best"] is None else (numbers["best"][0], numbers["best"][1])
-        self.smooth = numbers["smooth"]
+        self.smooth = dict(numbers["smooth"])
         self.first = dict(numbers["first"])
         self.descent.bad = int(numbers["bad_losses"])
         self.budget.tokens = int(numbers["micro_tokens"])

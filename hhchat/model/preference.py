@@ -123,7 +123,7 @@ def _layout(row: Judged) -> tuple[list[int], list[int], list[int], list[int]]:
 def by_length(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Indices in groups of like sizes whose padded total stays within `tokens` (at least one).
 
-    Groups that are full are of 1, 2, 4 or a multiple of 8: shapes that recur (kernels.recurring)."""
+    Full groups are of 1, 2, 4 or a multiple of 8: shapes that recur (kernels.recurring)."""
     group: list[int] = []
     for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
         while group and sizes[i] * (len(group) + 1) > tokens:
@@ -225,10 +225,10 @@ class PreferenceModel:
         }
         save_file(tensors, str(folder / "head.safetensors"))
         content = {
+            **self.info,  # of a loaded one they name its base and anchor too
             "base": self.model.identity,
             "anchor_mean": self.anchor[0],
             "anchor_sd": self.anchor[1],
-            **self.info,
         }
         (folder / "pm.json").write_text(json.dumps(content, indent=1))
 

@@ -254,3 +254,11 @@ def test_batches_by_length_hold_every_row_once_within_the_budget(sizes, tokens):
 def test_the_size_of_a_row_is_what_it_runs(llama):
     row = judged(llama, TALKS[1], [reply_ids(llama, r) for r in REPLIES])
     assert size_of(row) == pack([row]).ids.shape[1]
+
+
+def test_an_anchor_that_was_set_anew_is_kept_when_a_loaded_model_is_saved(llama, tmp_path):
+    judge(llama).save(tmp_path / "one")
+    again = PreferenceModel.load(llama, tmp_path / "one")
+    again.anchor = (3.0, 2.0)
+    again.save(tmp_path / "two")
+    assert PreferenceModel.load(llama, tmp_path / "two").anchor == (3.0, 2.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -241,6 +243,30 @@ def test_the_gauge_is_what_the_two_halves_say_of_the_same_replies(world):
             assert ran.values(f"gauge_{half}")[update] == pytest.approx(want, abs=1e-4)
     both = zip(ran.values("gauge_a"), ran.values("gauge_b"), strict=True)
     assert ran.values("gauge") == pytest.approx([(a + b) / 2 for a, b in both])
+
+
+def test_a_policy_that_learns_its_judge_and_not_the_user_is_stopped(world, tmp_path):
+    folder = tmp_path / "pm"
+    shutil.copytree(world.stages["pm"], folder)
+    for half in ("half-a", "half-b"):  # gauges that like the opposite of what is rewarded
+        pm = PreferenceModel.load(world.model, folder)
+        with torch.no_grad():
+            pm.role.head.weight.neg_()
+            pm.role.head.bias.neg_()
+        pm.anchor = (-pm.anchor[0], pm.anchor[1])
+        pm.save(folder / half)
+    world.stages = {"pm": folder}
+    hyper = tw.ppo(updates=40, learning_rate=1e-2, patience=0, max_gap=1.0, smoothing=0.5)
+    ran = world.train(hyper, "gap")
+    score, gauge, gap = (ran.values(k) for k in ("reward_preference", "gauge", "gap"))
+    assert gap == pytest.approx([s - g for s, g in zip(score, gauge, strict=True)])
+    assert "ahead of the gauges" in ran.result.info["stop"]
+    assert len(gap) < 40
+    smooth = ran.values("gap_smooth")
+    assert smooth[-1] > 1.0 >= max(smooth[:-1])
+    assert ran.result.info["best_update"] < len(gap) - 1
+    unguarded = replace(hyper, updates=len(gap) + 2, max_gap=0.0)
+    assert len(world.train(unguarded, "no-guard").values("gap")) == len(gap) + 2
 
 
 def test_training_a_policy_leaves_base_and_preference_model_as_they_were(world):
