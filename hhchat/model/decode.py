@@ -2,18 +2,19 @@
 
 Rows share nothing but the arithmetic: a row's uniforms come from its own seed, drawn up front, and
 a token is the inverse of its distribution's CDF at the row's next uniform. So the same seed gives
-the same text whatever else is in the batch.
+the same text whatever else is in the batch (in bf16 but for rounding: docs/architecture.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from hhchat.model.decoder import Cache, Decoder
+from hhchat.model.replay import Replay
 
 
 @dataclass
@@ -107,6 +108,7 @@ class Batch:
         self.column = longest
         self.made = 0
         self.logits, self.cache, self.start = self._prefill(longest, span, kept)
+        self._fixed: _Fixed | None = None
 
     def _prefill(
         self, longest: int, span: int, kept: Prefix | None
@@ -136,14 +138,15 @@ class Batch:
         """Sample one token for each live row that is not done; indices of the live rows."""
         if not self.live:
             return []
-        if self.made:
-            tokens = torch.tensor([self.rows[i].tokens[-1] for i in self.live], device=self.device)
-            self.logits = self.decoder.step(tokens, self.column, self.start, self.cache)
+        if self.made and self.decoder.fixed:
+            self._fixed = self._fixed or _Fixed(self)
+            chosen = self._fixed.advance(self.uniform[:, self.made])
             self.column += 1
-        logits = self.logits
-        if self.blocked is not None:
-            logits.index_fill_(-1, self.blocked, float("-inf"))
-        chosen = choose(logits, self.uniform[:, self.made], self.temperature, self.nucleus)
+        else:
+            if self.made:
+                self.logits = self.decoder.step(self._last(), self.column, self.start, self.cache)
+                self.column += 1
+            chosen = self._picker()(self.logits, self.uniform[:, self.made])
         self.made += 1
         grown = list(self.live)
         for i, token in zip(grown, chosen.tolist(), strict=True):
@@ -155,10 +158,27 @@ class Batch:
             row.full = not row.ended and len(row.tokens) >= row.max_new
         return grown
 
+    def _picker(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Tokens [B] from logits [B, V] at uniform [B], as the live rows sample."""
+        blocked, temperature, nucleus = self.blocked, self.temperature, self.nucleus
+
+        def pick(logits: Tensor, uniform: Tensor) -> Tensor:
+            if blocked is not None:
+                logits.index_fill_(-1, blocked, float("-inf"))
+            return choose(logits, uniform, temperature, nucleus)
+
+        return pick
+
+    def _last(self) -> Tensor:
+        """What each live row said last [B]."""
+        return torch.tensor([self.rows[i].tokens[-1] for i in self.live], device=self.device)
+
     def compact(self, *, always: bool = False) -> None:
-        """Let finished rows go; copying the cache pays once a quarter of the rows are done."""
+        """Let finished rows go: copying the cache pays once a quarter of the rows are done, and
+        recording a graph anew once half are."""
         keep = [j for j, i in enumerate(self.live) if not self.rows[i].done]
-        if not always and len(keep) > 0.75 * len(self.live) and keep:
+        most = 0.5 if self.decoder.fixed else 0.75
+        if not always and len(keep) > most * len(self.live) and keep:
             return
         if len(keep) == len(self.live):
             return
@@ -166,6 +186,7 @@ class Batch:
         self.live = [self.live[j] for j in keep]
         if not keep:
             return
+        self._fixed = None  # before the copy, for it holds the cache
         self.cache = self.cache.select(index)
         self.logits = self.logits[index]
         self.uniform = self.uniform[index]
@@ -176,6 +197,28 @@ class Batch:
     @property
     def done(self) -> bool:
         return all(self.rows[i].done for i in self.live)
+
+
+class _Fixed:
+    """The rest of a batch in steps of one shape: tokens, column and draws stay on the device."""
+
+    def __init__(self, batch: Batch) -> None:
+        # not the batch itself, which holds this: a graph's memory should go when the batch does
+        decoder, start, cache, pick = batch.decoder, batch.start, batch.cache, batch._picker()
+        tokens, column = batch._last(), torch.tensor([batch.column], device=batch.device)
+        draw = torch.empty(len(batch.live), device=batch.device)
+
+        def work() -> Tensor:
+            tokens.copy_(pick(decoder.step(tokens, column, start, cache), draw))
+            column.add_(1)
+            return tokens
+
+        self._draw, self._replay = draw, Replay(work, batch.device)
+
+    def advance(self, uniform: Tensor) -> Tensor:
+        """The next token of each row [B] at uniform [B]."""
+        self._draw.copy_(uniform)
+        return self._replay()
 
 
 def _padded(values: Tensor, size: int) -> Tensor:

@@ -31,9 +31,10 @@ class Cache:
         cls, spec: Spec, rows: int, length: int, dtype: torch.dtype, device: torch.device
     ) -> Cache:
         shape = (rows, spec.kv_heads, length, spec.head_dim)
+        # zeros: a step of fixed shape also multiplies what it masks, and 0 * nan is nan
         return cls(
-            [torch.empty(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
-            [torch.empty(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
+            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
+            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
         )
 
     def select(self, rows: Tensor) -> Cache:
@@ -56,6 +57,7 @@ class Decoder:
     dtype: torch.dtype = torch.float32
     merged: bool = True
     head_dtype: torch.dtype = torch.float32
+    fixed: bool = False  # steps of one shape, which CUDA replays as a graph
     layers: list[Callable[[Linear, Tensor], Tensor]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -130,27 +132,26 @@ class Decoder:
             x = trunk.finish(layer, linear, x, out, self.dtype)
         return self.logits(trunk.normalise(x[:, -1], trunk.norm))
 
-    def step(self, tokens: Tensor, column: int, start: Tensor | None, cache: Cache) -> Tensor:
-        """One token a row [B] at `column` -> logits [B, V]. start None: no row is padded."""
+    def step(
+        self, tokens: Tensor, column: int | Tensor, start: Tensor | None, cache: Cache
+    ) -> Tensor:
+        """One token a row [B] at `column` -> logits [B, V]. start None: no row is padded.
+
+        A column given as a tensor [1] is read on the device: every shape is then the same at each
+        column (all of the cache is attended to, masked), as a graph needs it."""
         trunk, spec = self.trunk, self.trunk.spec
         batch = tokens.shape[0]
         both = spec.heads + spec.kv_heads
-        cos, sin = trunk.tables(column + 1, tokens.device)
+        seen = _Seen(column, start, cache)
+        cos, sin = trunk.tables(seen.length, tokens.device)
         x = F.embedding(tokens, trunk.embed).float()
         if spec.embed_scale != 1.0:
             x = x * spec.embed_scale
-        mask: Tensor | None = None
-        where: Tensor | int = column
-        if start is not None:
-            where = column - start
-            begun = torch.arange(column + 1, device=tokens.device)[None] >= start[:, None]
-            mask = additive(begun, cache.k[0].dtype)[:, None, None]
         turns: dict[int, tuple[Tensor, Tensor]] = {}
         for i, layer in enumerate(trunk.layers):
-            window, linear = spec.windows[i], self.layers[i]
-            low = 0 if window is None else max(0, column + 1 - window)
+            linear = self.layers[i]
             if id(cos[i]) not in turns:
-                c, s = cos[i][where], sin[i][where]
+                c, s = cos[i][seen.where], sin[i][seen.where]
                 turns[id(cos[i])] = (c, s) if start is None else (c.unsqueeze(1), s.unsqueeze(1))
             normed = trunk.normalise(x, layer.norms["in"], self.dtype)
             heads = linear("qkv", normed).view(batch, -1, spec.head_dim).float()
@@ -159,26 +160,67 @@ class Decoder:
                 keys = heads[:, spec.heads : both]
                 heads[:, spec.heads : both] = trunk.normalise(keys, layer.norms["k"])
             turn_(heads[:, :both], *turns[id(cos[i])])
-            cache.k[i][:batch, :, column] = heads[:, spec.heads : both]
-            cache.v[i][:batch, :, column] = heads[:, both:]
-            keys = cache.k[i][:batch, :, low : column + 1]
-            values = cache.v[i][:batch, :, low : column + 1]
-            seen = None if mask is None else mask[..., low:]
+            keys = seen.kept(cache.k[i], heads[:, spec.heads : both], spec.windows[i])
+            values = seen.kept(cache.v[i], heads[:, both:], spec.windows[i])
+            mask = seen.mask(spec.windows[i])
             q = heads[:, : spec.heads].to(keys.dtype)
             grouped = q.reshape(batch, spec.kv_heads, -1, spec.head_dim)
             if spec.attn_softcap is not None:
                 scores = (grouped @ keys.transpose(-1, -2)).float() * spec.attn_scale
                 scores = torch.tanh(scores / spec.attn_softcap) * spec.attn_softcap
-                if seen is not None:
-                    scores = scores + seen.float()
+                if mask is not None:
+                    scores = scores + mask.float()
                 out = scores.softmax(-1).to(values.dtype) @ values
             else:
                 out = F.scaled_dot_product_attention(
-                    grouped, keys, values, attn_mask=seen, scale=spec.attn_scale
+                    grouped, keys, values, attn_mask=mask, scale=spec.attn_scale
                 )
             out = linear("o", out.reshape(batch, -1).to(self.dtype))
             x = trunk.finish(layer, linear, x, out, self.dtype)
         return self.logits(trunk.normalise(x, trunk.norm))
+
+
+class _Seen:
+    """What a step at `column` writes to the cache and reads of it: up to the column, or all of it
+    under a mask where the column is known to the device alone."""
+
+    def __init__(self, column: int | Tensor, start: Tensor | None, cache: Cache) -> None:
+        self.column = column
+        self.length = cache.k[0].shape[2] if isinstance(column, Tensor) else column + 1
+        self.where: Tensor | int = column if start is None else column - start
+        self._dtype = cache.k[0].dtype
+        self._columns = torch.arange(self.length, device=cache.k[0].device)[None]
+        self._begun = None if start is None else self._columns >= start[:, None]
+        self._masks: dict[int | None, Tensor | None] = {}
+
+    def kept(self, kept: Tensor, new: Tensor, window: int | None) -> Tensor:
+        """Write `new` [B, K, D] at the column of kept [B, K, T, D]; what the step attends to."""
+        if isinstance(self.column, Tensor):
+            kept.index_copy_(2, self.column, new.to(kept.dtype).unsqueeze(2))
+            return kept
+        kept[: len(new), :, self.column] = new
+        return kept[: len(new), :, self._low(window) : self.length]
+
+    def mask(self, window: int | None) -> Tensor | None:
+        """[B or 1, 1, 1, T] over what `kept` gave; None where all of it is seen."""
+        if window not in self._masks:
+            self._masks[window] = self._mask(window)
+        return self._masks[window]
+
+    def _mask(self, window: int | None) -> Tensor | None:
+        seen = self._begun
+        if isinstance(self.column, Tensor):
+            there = self._columns <= self.column
+            if window is not None:
+                there = there & (self._columns > self.column - window)
+            seen = there if seen is None else seen & there
+        if seen is None:
+            return None
+        made = additive(seen, self._dtype)[:, None, None]
+        return made if isinstance(self.column, Tensor) else made[..., self._low(window) :]
+
+    def _low(self, window: int | None) -> int:
+        return 0 if window is None else max(0, self.length - window)
 
 
 def _laid_out(made: dict[Linear, Packed]) -> Callable[[Linear, Tensor], Tensor]:

@@ -259,5 +259,6 @@ def make_decoder(model: Model, role: object, dtype: torch.dtype) -> Decoder:
         sum(w.shape[0] * w.shape[1] for w in weights) * torch.empty((), dtype=dtype).element_size()
     )
     merged = need <= free_memory(model.device) // 4
-    head = torch.float32 if model.device.type == "cpu" else dtype
-    return Decoder(model.trunk, role, dtype, merged=merged, head_dtype=head)
+    cuda = model.device.type == "cuda"
+    head = dtype if cuda else torch.float32
+    return Decoder(model.trunk, role, dtype, merged=merged, head_dtype=head, fixed=cuda)
