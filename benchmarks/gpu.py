@@ -37,9 +37,10 @@ REMARK = """\
 Wall time, medians. Tokens/s: of replies in a rollout, of prompts and replies in scoring, and of
 each epoch in an update. hhchat's scoring is policy, reference and value in one pass, the preference
 model, and all else in the step; its two half gauges are left out, as TRL has none. TRL's is its
-scoring calls alone; its log-probabilities of the sampled tokens come from the rollout. peak GiB: of
-tensors (on a CPU: of the process, over its imports). reserved: what torch took from the card,
-without CUDA's own context. micro-batch: tokens of a forward, halved when memory runs out."""
+scoring calls alone; its log-probabilities of the sampled tokens come from the rollout, and what its
+step has beside the phases is mostly calls of the garbage collector. peak GiB: of tensors (on a CPU:
+of the process, over its imports). reserved: what torch took from the card, without CUDA's own
+context. micro-batch: tokens of a forward, halved when memory runs out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,10 +113,11 @@ def run(report: Report, model: str, names: Sequence[str], options: argparse.Name
     report.data[model] = records
     rows = {name: row_of(found[name], options) for name in names if name in found}
     show(report, model, names, rows, options)
-    if "hhchat-int8" in found:
-        lengths = {c.median("length") for c in found.values() if "length" in c.steps[0]}
-        if lengths != {float(options.reply)}:
-            report.note(f"{model}: replies of {lengths} tokens, not of {options.reply}")
+    wanted = {"length": options.reply, "optimiser_steps": options.epochs * options.minibatches}
+    for c in found.values():
+        for reading, number in wanted.items():
+            if any(s.get(reading, number) != number for s in c.steps):
+                report.note(f"{model}: {c.name}: {reading} is not {number}")
     bars = bars_of(model, found, rows, options)
     if bars:
         report.say("\n" + bars_table(bars))
@@ -161,7 +163,7 @@ def show(
         [
             name,
             *(rows.get(name, {}).get(h) for h in heads),
-            "" if name in rows else why(report, name),
+            "" if name in rows else why(report, model, name),
         ]
         for name in names
     ]
@@ -169,10 +171,10 @@ def show(
     report.say(f"\n{REMARK} limited: to {options.memory:g} GiB.\n")
 
 
-def why(report: Report, name: str) -> str:
+def why(report: Report, model: str, name: str) -> str:
     """Why a contestant has no row, in a word; its note says more."""
-    notes = [n for n in report.notes if f"{name} " in n or f"{name}:" in n]
-    words = " ".join(notes).lower()
+    notes = [n for n in report.notes if n.startswith(f"{model}: ")]
+    words = " ".join(n for n in notes if f" {name} " in n or f" {name}:" in n).lower()
     if "out of memory" in words or "outofmemory" in words:
         return "out of memory"
     return "left out" if "left out" in words else "failed"
