@@ -195,12 +195,13 @@ def bars_of(
         return 1.0 / c.median("wall")
 
     bars = []
+    size = {"1b": "1B", "7b": "7B"}.get(model, model)
     if model in ("7b", "smoke"):
         limited = rows.get("hhchat-int8-limited", {})
         held = limited.get("reserved GiB", limited.get("peak GiB"))
-        bars.append(Bar("7B PPO, int8, peak", held, 16.0, at_most=True, unit=" GiB"))
+        bars.append(Bar(f"{size} PPO, int8, peak", held, 16.0, at_most=True, unit=" GiB"))
     if model in ("1b", "smoke"):
-        told = "1B rollouts over HF generate on int8"
+        told = f"{size} rollouts over HF generate on int8"
         bars.append(Bar(told, ratio(found, "hhchat-int8", "generate-int8", rate), 4.0))
         # over the faster of TRL's two ways to run int8
         steps = [
@@ -208,7 +209,7 @@ def bars_of(
             for peer in ("trl-int8", "trl-int8-autocast")
             if (r := ratio(found, "hhchat-int8", peer, speed)) is not None
         ]
-        bars.append(Bar("1B step over TRL on int8", min(steps, default=None), 2.0))
+        bars.append(Bar(f"{size} step over TRL on int8", min(steps, default=None), 2.0))
     return bars
 
 

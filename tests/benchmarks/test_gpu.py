@@ -63,7 +63,7 @@ def test_smoke_runs_every_contestant_but_trl(
     for name in wanted.split(","):
         assert (rows[name][-1] == "left out") == (name == "trl-int8")
     assert "-" not in rows["hhchat-int8"]
-    assert rows["1B step over TRL on int8"][-1] == "not measured"
+    assert rows["smoke step over TRL on int8"][-1] == "not measured"
 
 
 def test_memory_that_runs_out_is_told_of_the_contestant_whose_it_was() -> None:
