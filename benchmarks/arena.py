@@ -25,7 +25,7 @@ class Failed(Exception):
 class Contestant:
     """One process that answers "step" with its readings.
 
-    `kind` names the class in `benchmarks.ours` or `benchmarks.peers`; `settings` are its own.
+    `kind` names the class in `benchmarks.ours`, `peers` or `large`; `settings` are its own.
     """
 
     def __init__(
@@ -142,11 +142,11 @@ def serve(kind: str, settings: Mapping[str, Any]) -> None:
         answers.write(json.dumps(dict(what)) + "\n")
         answers.flush()
 
-    from benchmarks import ours, peers
+    from benchmarks import large, ours, peers
     from benchmarks.common import resident
 
     try:
-        kinds = {**ours.KINDS, **peers.KINDS}
+        kinds = {**ours.KINDS, **peers.KINDS, **large.KINDS}
         kinds[kind].imports()
         warm_libraries()
         after_imports = resident("VmRSS")

@@ -41,11 +41,20 @@ class Clock:
     cpu: float = 0.0
 
 
+def now() -> tuple[float, float]:
+    """(CPU, wall) seconds, once a GPU that this process uses has done what it was given."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.process_time(), time.perf_counter()
+
+
 @contextmanager
 def clock() -> Iterator[Clock]:
-    read, wall, cpu = Clock(), time.perf_counter(), time.process_time()
+    read, (cpu, wall) = Clock(), now()
     yield read
-    read.wall, read.cpu = time.perf_counter() - wall, time.process_time() - cpu
+    ended = now()
+    read.cpu, read.wall = ended[0] - cpu, ended[1] - wall
 
 
 def resident(field_name: str = "VmHWM") -> float:

@@ -1,315 +1,216 @@
-"""Large models made from a config alone: memory and speed of rollout, scoring and update.
+"""Large models made from a config alone: memory and speed of whole PPO steps on a GPU.
 
 Weights are random, which costs exactly what trained ones cost; replies run to the limit. Four
-roles (reference, policy, value, preference model) share one base, int8 beside bf16, with
-transformers' generate on bitsandbytes int8 beside the rollouts. Unverified on a GPU: no result of
-this command from one has been kept yet. `--smoke` runs it in seconds on a CPU.
+roles (reference, policy, value, preference model) share one base, int8 beside bf16; beside them
+TRL 1.12's PPO with LoRA on three backbones of its own, and transformers' generate on bitsandbytes
+int8. Unverified on a GPU: no result of this command from one has been kept yet. `--smoke` runs the
+same code in small, on a CPU too.
 """
 
 from __future__ import annotations
 
-import gc
-import shutil
+import argparse
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.common import Bar, Report, bars_table, cache, parser, report_of, resident, table
-from benchmarks.inputs import SHAPES, Sizes, llama_config
+from benchmarks.arena import Contestant
+from benchmarks.common import Bar, Report, bars_table, chosen, cores, parser, report_of, table
+from benchmarks.made import MODELS, prepare
+from benchmarks.speed import Entry, compete, ratio
 
-MODELS: dict[str, Sizes] = {
-    "smoke": SHAPES["tiny"],
-    "1b": Sizes(vocab=32000, hidden=2048, inter=5632, layers=22, heads=32, kv_heads=4),
-    "7b": Sizes(vocab=32000, hidden=4096, inter=11008, layers=32, heads=32, kv_heads=32),
+INT8, BF16 = {"quantization": "int8"}, {"quantization": "none"}
+CONTESTANTS = {
+    e.name: e
+    for e in (
+        Entry("hhchat-int8", "large-ppo", INT8),
+        Entry("hhchat-int8-limited", "large-ppo", INT8),
+        Entry("hhchat-bf16", "large-ppo", BF16),
+        Entry("trl-int8", "large-trl", INT8, "trl-ppo"),
+        Entry("trl-int8-autocast", "large-trl", {**INT8, "accelerate": True}, "trl-ppo"),
+        Entry("trl-bf16", "large-trl", BF16, "trl-ppo"),
+        Entry("generate-int8", "large-generate", INT8),
+    )
 }
+LIMIT = 16.0  # GiB
+REMARK = """\
+Wall time, medians. Tokens/s: of replies in a rollout, of prompts and replies in scoring, and of
+each epoch in an update. hhchat's scoring is policy, reference and value in one pass, the preference
+model, and all else in the step; its two half gauges are left out, as TRL has none. TRL's is its
+scoring calls alone; its log-probabilities of the sampled tokens come from the rollout, and what its
+step has beside the phases is mostly calls of the garbage collector. peak GiB: of tensors (on a CPU:
+of the process, over its imports). reserved: what torch took from the card, without CUDA's own
+context. micro-batch: tokens of a forward, halved when memory runs out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     made = parser("gpu", __doc__ or "")
     made.add_argument("--models", default="1b,7b", help=f"of {', '.join(MODELS)}")
-    made.add_argument("--quantizations", default="int8,none", help="int8, none (bf16), nf4")
+    made.add_argument("--contestants", default=",".join(CONTESTANTS), help="all by default")
+    made.add_argument(
+        "--alone",
+        default="7b",
+        help="models whose contestants run one after the other, for want of room on the card; those"
+        " of the others take turns, all loaded",
+    )
+    made.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        default=LIMIT,
+        help="what hhchat-int8-limited may take of the card; dense copies of the base are then kept"
+        f" only where they fit that (default {LIMIT:g})",
+    )
     made.add_argument("--batch", type=int, default=8)
     made.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
     made.add_argument("--reply", type=int, default=128, help="tokens of each reply")
+    made.add_argument("--epochs", type=int, default=4)
+    made.add_argument("--minibatches", type=int, default=2)
     made.add_argument("--rank", type=int, default=16)
-    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--rounds", type=int, default=3, help="steps of each contestant, after one")
+    made.add_argument("--threads", type=int, default=cores(), help="CPU threads of each contestant")
     made.add_argument("--checkpointing", action="store_true", help="recompute layers in backward")
-    made.add_argument("--no-peer", action="store_true", help="leave transformers' generate out")
+    made.add_argument("--no-peers", action="store_true", help="leave TRL out")
     options = made.parse_args(arguments)
     if options.smoke:
-        options.models, options.batch, options.rounds = "smoke", 2, 1
+        options.models, options.batch, options.rounds, options.threads = "smoke", 2, 1, 1
         options.prompt, options.reply, options.rank = 8, 4, 2
     import torch
 
     if not torch.cuda.is_available() and not options.smoke:
         sys.exit("no CUDA device here; `--smoke` runs the same code on tiny models on the CPU")
+    names = chosen(options.contestants, list(CONTESTANTS), "contestant")
+    models = chosen(options.models, list(MODELS), "model")
     report = report_of("gpu", options)
     if torch.cuda.is_available():
-        report.note(f"device: {torch.cuda.get_device_name()}")
+        total = torch.cuda.mem_get_info()[1] / 2**30
+        report.note(f"device: {torch.cuda.get_device_name()}, {total:.1f} GiB")
     else:
         report.note("run on a CPU: unverified on a GPU")
-    for name in options.models.split(","):
-        folder = prepare(name, options.prompt + options.reply + 8)
-        rows: dict[str, dict[str, float]] = {}
-        for how in options.quantizations.split(","):
-            rows[how if how != "none" else "bf16"] = attempt(
-                report, f"{name} {how}", partial(ours, folder, how, options)
-            )
-        if not options.no_peer and torch.cuda.is_available():
-            rows["generate, int8"] = attempt(
-                report, f"{name} generate", partial(generate, folder, options)
-            )
-        show(report, name, rows)
+        report.note("a CPU has no limit to set: hhchat-int8-limited keeps no dense copies here")
+    for model in models:
+        run(report, model, names, options)
         report.save()
     return 0
 
 
-def attempt(report: Report, what: str, run: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Run one contestant; memory that runs out is a result, and a note."""
-    import torch
-
-    try:
-        return run()
-    except torch.OutOfMemoryError as error:
-        report.note(f"{what}: out of memory: {str(error).splitlines()[0]}")
-        return {}
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-
-
-def prepare(name: str, positions: int) -> Path:
-    """A model folder with random weights, written a layer at a time; made once."""
-    if name not in MODELS:
-        sys.exit(f"there is no model {name!r}: choose from {', '.join(MODELS)}")
-    folder = cache() / "gpu" / name
-    if (folder / "done").is_file():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    config = llama_config(
-        MODELS[name], tie_word_embeddings=False, max_position_embeddings=max(1024, positions)
-    )
-    config.architectures = ["LlamaForCausalLM"]
-    config.save_pretrained(str(folder))
-    _write_tokenizer(folder)
-    _write_weights(folder, MODELS[name])
-    (folder / "done").write_text("")
-    return folder
-
-
-def _write_tokenizer(folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    from benchmarks.inputs import SPECIAL, TEMPLATE
-
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.train_from_iterator(
-        ["nothing to learn"],
-        trainers.BpeTrainer(
-            vocab_size=300,
-            special_tokens=list(SPECIAL),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<|pad|>", eos_token="<|end|>", padding_side="left"
-    )
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(str(folder))
-
-
-def _write_weights(folder: Path, sizes: Sizes) -> None:
-    """Shards of one layer each, so that a 7B model never lies in memory twice."""
-    import json
-
-    import torch
-    from safetensors.torch import save_file
-
-    generator = torch.Generator().manual_seed(0)
-    hidden, inter = sizes["hidden"], sizes["inter"]
-    keys = sizes["kv_heads"] * (hidden // sizes["heads"])
-
-    def draw(*shape: int) -> torch.Tensor:
-        return (torch.randn(*shape, generator=generator) * 0.02).to(torch.bfloat16)
-
-    where: dict[str, str] = {}
-
-    def write(shard: str, tensors: dict[str, torch.Tensor]) -> None:
-        save_file(tensors, str(folder / shard), metadata={"format": "pt"})
-        where.update(dict.fromkeys(tensors, shard))
-
-    ones = torch.ones(hidden, dtype=torch.bfloat16)
-    for i in range(sizes["layers"]):
-        base = f"model.layers.{i}."
-        write(
-            f"layer-{i}.safetensors",
-            {
-                f"{base}self_attn.q_proj.weight": draw(hidden, hidden),
-                f"{base}self_attn.k_proj.weight": draw(keys, hidden),
-                f"{base}self_attn.v_proj.weight": draw(keys, hidden),
-                f"{base}self_attn.o_proj.weight": draw(hidden, hidden),
-                f"{base}mlp.gate_proj.weight": draw(inter, hidden),
-                f"{base}mlp.up_proj.weight": draw(inter, hidden),
-                f"{base}mlp.down_proj.weight": draw(hidden, inter),
-                f"{base}input_layernorm.weight": ones.clone(),
-                f"{base}post_attention_layernorm.weight": ones.clone(),
-            },
-        )
-    write(
-        "ends.safetensors",
-        {
-            "model.embed_tokens.weight": draw(sizes["vocab"], hidden),
-            "lm_head.weight": draw(sizes["vocab"], hidden),
-            "model.norm.weight": ones,
-        },
-    )
-    index = {"metadata": {}, "weight_map": where}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-def now() -> float:
-    """Wall clock once the device has done what it was given."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def peak_gib() -> float:
-    """Peak of the device's memory, or of this process on a CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resident() / 1024
-
-
-def ours(folder: Path, quantization: str, options: Any) -> dict[str, float]:
-    """Tokens a second of each phase of one PPO update, with the shipped code."""
-    import torch
-    from hhchat_trainers.maths import policy_loss, value_loss
-    from hhchat_trainers.rollout import Response, logprobs_of, score_roles, tensors
-
-    from hhchat.model import Adapter, LocalEngine, PreferenceModel, load_model
-    from hhchat.model.decode import Row
-    from hhchat.model.engine import make_decoder
-    from hhchat.model.preference import Judged, PreferenceRole, ScalarHead
-
-    model = load_model(str(folder), quantization=quantization)
-    model.trunk.checkpointing = options.checkpointing
-    spec, device = model.spec, model.device
-    policy = Adapter(spec, options.rank, seed=1).to(device)
-    value = Adapter(spec, options.rank, seed=2).to(device)
-    head = ScalarHead(spec.hidden).to(device)
-    judge = PreferenceModel(model, PreferenceRole(model, options.rank).to(device))
-    # On the CPU the engine's blocked ids and limits are those of chat; here rows are made by hand.
-    engine = LocalEngine(model, dtype=model.fast, rows=options.batch)
-    generator = torch.Generator().manual_seed(1)
-    optimiser = torch.optim.AdamW(
-        [*policy.parameters(), *value.parameters(), *head.parameters()], lr=1e-5
-    )
-    spent: dict[str, list[float]] = {"rollout": [], "score": [], "update": []}
-    for lap in range(options.rounds + 1):
-        # ids above the special tokens: a sampled end token would end a reply before its limit
-        ids = torch.randint(16, 290, (options.batch, options.prompt), generator=generator)
-        marks = [now()]
-        decoder = make_decoder(model, policy, model.fast)
-        rows = [Row(p, lap * 100 + i, options.reply) for i, p in enumerate(ids.tolist())]
-        engine.run(decoder, rows)
-        del decoder
-        marks.append(now())
-        replies = [Response((), r.prompt, r.tokens, r.ended, "") for r in rows]
-        scored = score_roles(model, replies, policy, None, (value, head))
-        judge.raw([Judged(r.prompt, [r.tokens]) for r in rows])
-        marks.append(now())
-        packed = tensors(replies)
-        old, mask = scored.logprobs_BT.to(device), packed.mask_BT.to(device)
-        hidden = model.trunk.hidden(packed.rows.to(device), (policy, value), dtype=model.fast)
-        logprobs = logprobs_of(model, hidden[0], packed.tokens_BT.to(device), mask)
-        loss, _ = policy_loss(logprobs, old, torch.ones_like(old), mask, 0.2)
-        values = head(hidden[1])
-        loss = loss + value_loss(values, values.detach(), torch.ones_like(old), mask, 0.2)
-        torch.autograd.backward(loss / mask.sum())
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        marks.append(now())
-        if lap:
-            for name, a, b in zip(spent, marks[:-1], marks[1:], strict=True):
-                spent[name].append(b - a)
-    made = options.batch * options.reply
-    whole = options.batch * (options.prompt + options.reply)
-    weights = sum(w.nbytes for layer in model.trunk.layers for w in layer.linears.values())
-    return {
-        "weights GiB": weights / 2**30,
-        "peak GiB": peak_gib(),
-        "rollout tokens/s": made / min(spent["rollout"]),
-        "scoring tokens/s": whole / min(spent["score"]),
-        "update tokens/s": whole / min(spent["update"]),
-    }
-
-
-def generate(folder: Path, options: Any) -> dict[str, float]:
-    """transformers' generate on bitsandbytes int8 at threshold 0, the same prompts and lengths."""
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    quantised = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folder), quantization_config=quantised, dtype=torch.bfloat16, device_map={"": 0}
-    )
-    generator = torch.Generator().manual_seed(1)
-    spent = []
-    for lap in range(options.rounds + 1):
-        ids = torch.randint(16, 290, (options.batch, options.prompt), generator=generator)
-        start = now()
-        with torch.no_grad():
-            model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=torch.ones_like(ids).to(model.device),
-                max_new_tokens=options.reply,
-                min_new_tokens=options.reply,
-                do_sample=True,
-                top_k=0,
-                pad_token_id=0,
-            )
-        if lap:
-            spent.append(now() - start)
-    made = options.batch * options.reply
-    return {"peak GiB": peak_gib(), "rollout tokens/s": made / min(spent)}
-
-
-def show(report: Report, name: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    report.data[name] = {k: dict(v) for k, v in rows.items()}
-    heads = list(dict.fromkeys(h for r in rows.values() for h in r))
-    report.say(f"\n## {name}\n")
-    report.say(table(("", *heads), [[k, *(r.get(h) for h in heads)] for k, r in rows.items()]))
-    int8, peer = rows.get("int8", {}), rows.get("generate, int8", {})
-    bars = []
-    if name == "7b":
-        peak = int8.get("peak GiB")
-        bars.append(Bar("7B PPO, peak", peak, 16.0, at_most=True, unit=" GiB"))
-    if name == "1b":
-        here, there = int8.get("rollout tokens/s"), peer.get("rollout tokens/s")
-        bars.append(
-            Bar(
-                "1B rollouts over HF generate on int8",
-                here / there if here and there else None,
-                4.0,
-            )
-        )
+def run(report: Report, model: str, names: Sequence[str], options: argparse.Namespace) -> None:
+    """One model: its contestants in turns or one after the other, then its table and its bars."""
+    work = prepare(model, options.batch, options.prompt, options.reply)
+    keys = ("batch", "reply", "epochs", "minibatches", "rank", "checkpointing")
+    common = {"work": str(work), "dtype": "auto", **{k: getattr(options, k) for k in keys}}
+    entries = []
+    for name in names:
+        entry = CONTESTANTS[name]
+        limited = {"memory": options.memory} if name.endswith("-limited") else {}
+        entries.append(Entry(name, entry.kind, {**entry.own, **limited}, entry.peer))
+    alone = model in options.alone.split(",")
+    found: dict[str, Contestant] = {}
+    records: dict[str, Any] = {}
+    for group in [[e] for e in entries] if alone else [entries]:
+        found |= compete(model, group, common, options, report, True)
+        records |= report.data[model]
+    report.data[model] = records
+    rows = {name: row_of(found[name], options) for name in names if name in found}
+    show(report, model, names, rows, options)
+    wanted = {"length": options.reply, "optimiser_steps": options.epochs * options.minibatches}
+    for c in found.values():
+        for reading, number in wanted.items():
+            if any(s.get(reading, number) != number for s in c.steps):
+                report.note(f"{model}: {c.name}: {reading} is not {number}")
+    bars = bars_of(model, found, rows, options)
     if bars:
         report.say("\n" + bars_table(bars))
+
+
+def row_of(c: Contestant, options: argparse.Namespace) -> dict[str, float]:
+    """Medians of the rounds: seconds, tokens a second of each phase, GiB."""
+    replies = options.batch * options.reply
+    whole = options.batch * (options.prompt + options.reply)
+    row: dict[str, float] = {}
+    if "update" in c.steps[0]:
+        row["step s"] = c.median("wall")
+    for phase, label, tokens in (
+        ("rollout", "rollout", replies),
+        ("score", "scoring", whole),
+        ("update", "update", whole * options.epochs),
+    ):
+        if phase in c.steps[0]:
+            row[f"{label} tokens/s"] = tokens / c.median(phase)
+    if "peak_gib" in c.steps[0]:
+        row["peak GiB"] = max(s["peak_gib"] for s in c.steps)
+        row["reserved GiB"] = max(s["reserved_gib"] for s in c.steps)
+    else:
+        row["peak GiB"] = c.peak / 1024
+    if "micro_tokens" in c.steps[0]:
+        row["micro-batch"] = min(s["micro_tokens"] for s in c.steps)
+    return row
+
+
+def show(
+    report: Report,
+    model: str,
+    names: Sequence[str],
+    rows: Mapping[str, Mapping[str, float]],
+    options: argparse.Namespace,
+) -> None:
+    heads = list(dict.fromkeys(h for r in rows.values() for h in r))
+    report.say(
+        f"\n## {model}: {options.batch} replies, {options.prompt} + {options.reply} tokens,"
+        f" {options.epochs} epochs x {options.minibatches} minibatches\n"
+    )
+    cells = [
+        [
+            name,
+            *(rows.get(name, {}).get(h) for h in heads),
+            "" if name in rows else why(report, model, name),
+        ]
+        for name in names
+    ]
+    report.say(table(("contestant", *heads, ""), cells))
+    report.say(f"\n{REMARK} limited: to {options.memory:g} GiB.\n")
+
+
+def why(report: Report, model: str, name: str) -> str:
+    """Why a contestant has no row, in a word; its note says more."""
+    notes = [n for n in report.notes if n.startswith(f"{model}: ")]
+    words = " ".join(n for n in notes if f" {name} " in n or f" {name}:" in n).lower()
+    if "out of memory" in words or "outofmemory" in words:
+        return "out of memory"
+    return "left out" if "left out" in words else "failed"
+
+
+def bars_of(
+    model: str,
+    found: Mapping[str, Contestant],
+    rows: Mapping[str, Mapping[str, float]],
+    options: argparse.Namespace,
+) -> list[Bar]:
+    """The bars of that model; a smoke run has all, to have run them."""
+
+    def rate(c: Contestant) -> float:
+        return row_of(c, options)["rollout tokens/s"]
+
+    def speed(c: Contestant) -> float:
+        return 1.0 / c.median("wall")
+
+    bars = []
+    size = {"1b": "1B", "7b": "7B"}.get(model, model)
+    if model in ("7b", "smoke"):
+        limited = rows.get("hhchat-int8-limited", {})
+        held = limited.get("reserved GiB", limited.get("peak GiB"))
+        bars.append(Bar(f"{size} PPO, int8, peak", held, 16.0, at_most=True, unit=" GiB"))
+    if model in ("1b", "smoke"):
+        told = f"{size} rollouts over HF generate on int8"
+        bars.append(Bar(told, ratio(found, "hhchat-int8", "generate-int8", rate), 4.0))
+        # over the faster of TRL's two ways to run int8
+        steps = [
+            r
+            for peer in ("trl-int8", "trl-int8-autocast")
+            if (r := ratio(found, "hhchat-int8", peer, speed)) is not None
+        ]
+        bars.append(Bar(f"{size} step over TRL on int8", min(steps, default=None), 2.0))
+    return bars
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ class PPOStep:
     timed too, but is not part of the step: the peers seal nothing.
     """
 
+    # Which seconds phases are told in: CPU time, or wall time where a GPU works.
+    seconds = "cpu"
+
     @staticmethod
     def imports() -> None:
         import hhchat_trainers.ppo  # noqa: F401
@@ -34,7 +37,7 @@ class PPOStep:
         from hhchat.types import Message, Prompt
 
         work = Work.read(settings["work"])
-        model = load(settings, work)
+        model = self.load(settings, work)
         self._folder = tempfile.TemporaryDirectory(prefix="hhchat-bench-")
         folder = Path(self._folder.name)
         PreferenceModel(model, PreferenceRole(model, settings["rank"], seed=1)).save(folder / "pm")
@@ -82,22 +85,31 @@ class PPOStep:
         self.learner.schedule(10**5)
         self.number = 0
 
-    def step(self) -> dict[str, float]:
+    def load(self, settings: Mapping[str, Any], work: Work) -> Any:
+        return load(settings, work)
+
+    def update(self) -> dict[str, float]:
+        """One update; scoring is what is neither rollout nor minibatches."""
         with clock() as whole:
             _, responses = self.learner.update(self.number)
         self.number += 1
-        with clock() as sealing:
-            self.learner.seal(self.number)
-        rollout, update = self.spent["rollout"].cpu, self.spent["update"].cpu
+        rollout, update, all_of_it = (
+            getattr(c, self.seconds) for c in (self.spent["rollout"], self.spent["update"], whole)
+        )
         return {
             "cpu": whole.cpu,
             "wall": whole.wall,
             "rollout": rollout,
             "update": update,
-            "score": whole.cpu - rollout - update,
-            "seal": sealing.cpu,
+            "score": all_of_it - rollout - update,
             "length": sum(len(r.tokens) for r in responses) / len(responses),
         }
+
+    def step(self) -> dict[str, float]:
+        read = self.update()
+        with clock() as sealing:
+            self.learner.seal(self.number)
+        return {**read, "seal": sealing.cpu}
 
 
 class PMPass:
@@ -220,7 +232,7 @@ def load(settings: Mapping[str, Any], work: Work) -> Any:
     return load_model(
         work.folder,
         quantization=settings.get("quantization", "none"),
-        device="cpu",
+        device=settings.get("device", "cpu"),
         dtype=settings["dtype"],
     )
 

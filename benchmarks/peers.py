@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Clock, cache, clock
+from benchmarks.common import Clock, cache, clock, now
 from benchmarks.inputs import Work
 from benchmarks.ours import speed_of
 
@@ -45,6 +44,9 @@ def has(module: str) -> bool:
 class TRLPPO:
     """One PPO step of TRL 1.12: `train()` of exactly one batch, four full models, own value."""
 
+    # Which seconds phases are told in: CPU time, or wall time where a GPU works.
+    seconds = "cpu"
+
     @staticmethod
     def imports() -> None:
         import trl.experimental.ppo.ppo_trainer  # noqa: F401
@@ -53,12 +55,7 @@ class TRLPPO:
         import torch
         import trl.experimental.ppo.ppo_trainer as module
         from datasets import Dataset
-        from transformers import (
-            AutoModelForCausalLM,
-            AutoModelForSequenceClassification,
-            PreTrainedTokenizerFast,
-            TrainerCallback,
-        )
+        from transformers import PreTrainedTokenizerFast, TrainerCallback
         from trl.experimental.ppo import PPOConfig, PPOTrainer
 
         logging.disable(logging.WARNING)
@@ -69,34 +66,35 @@ class TRLPPO:
         ids = work.prompts[:batch]
         data = Dataset.from_dict({"input_ids": ids})
         torch.manual_seed(3)
-        config = PPOConfig(
-            output_dir=str(cache() / "trl_out"),
+        wanted: dict[str, Any] = {
+            "output_dir": str(cache() / "trl_out"),
             # One device batch of the whole: then a minibatch is batch / minibatches, and every
             # minibatch really steps the optimiser (under accumulation TRL swallows most steps).
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=1,
-            num_mini_batches=settings["minibatches"],
-            num_ppo_epochs=settings["epochs"],
-            total_episodes=batch,
-            local_rollout_forward_batch_size=batch,
-            response_length=settings["reply"],
-            stop_token="eos",
-            missing_eos_penalty=1.0,
-            temperature=1.0,
-            kl_coef=0.05,
-            learning_rate=1e-5,
-            lr_scheduler_type="constant",
-            num_sample_generations=0,
-            gradient_checkpointing=False,
-            bf16=settings["dtype"] == "bf16",
-            use_cpu=True,
-            report_to=[],
-            save_strategy="no",
-            eval_strategy="no",
-            disable_tqdm=True,
-            logging_steps=10**6,
-            seed=1,
-        )
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": 1,
+            "num_mini_batches": settings["minibatches"],
+            "num_ppo_epochs": settings["epochs"],
+            "total_episodes": batch,
+            "local_rollout_forward_batch_size": batch,
+            "response_length": settings["reply"],
+            "stop_token": "eos",
+            "missing_eos_penalty": 1.0,
+            "temperature": 1.0,
+            "kl_coef": 0.05,
+            "learning_rate": 1e-5,
+            "lr_scheduler_type": "constant",
+            "num_sample_generations": 0,
+            "gradient_checkpointing": False,
+            "bf16": settings["dtype"] == "bf16",
+            "use_cpu": True,
+            "report_to": [],
+            "save_strategy": "no",
+            "eval_strategy": "no",
+            "disable_tqdm": True,
+            "logging_steps": 10**6,
+            "seed": 1,
+        }
+        config = PPOConfig(**{**wanted, **self.changes(settings)})
         self.spent: dict[str, float] = {}
         self.marks: dict[str, tuple[float, float]] = {}
         self.steps_taken = 0
@@ -104,22 +102,15 @@ class TRLPPO:
 
         class Ended(TrainerCallback):  # type: ignore[misc]
             def on_step_end(self, *arguments: Any, **named: Any) -> None:
-                outer.marks["end"] = _now()
-
-        def one(kind: Any) -> Any:
-            labels = {} if kind is AutoModelForCausalLM else {"num_labels": 1}
-            return kind.from_pretrained(folder, **labels)
+                outer.marks["end"] = now()
 
         self.trainer = PPOTrainer(
             args=config,
             processing_class=tokenizer,
-            model=one(AutoModelForCausalLM),
-            ref_model=one(AutoModelForCausalLM),
-            reward_model=one(AutoModelForSequenceClassification),
-            value_model=one(AutoModelForSequenceClassification),
             train_dataset=data,
             eval_dataset=data.select(range(min(2, batch))),
             callbacks=[Ended()],
+            **self.models(folder, settings),
         )
         # train() is called once a step, which its scheduler was not made for
         self.trainer.lr_scheduler.step = lambda *a, **k: None
@@ -129,12 +120,12 @@ class TRLPPO:
             def clocked(*arguments: Any, **named: Any) -> Any:
                 label = name()
                 if label == "rollout":
-                    outer.marks["start"] = _now()
+                    outer.marks["start"] = now()
                 if label == "forward":
-                    outer.marks.setdefault("update", _now())
+                    outer.marks.setdefault("update", now())
                 with clock() as read:
                     made = run(*arguments, **named)
-                outer.spent[label] = outer.spent.get(label, 0.0) + read.cpu
+                outer.spent[label] = outer.spent.get(label, 0.0) + getattr(read, outer.seconds)
                 return made
 
             return clocked
@@ -153,6 +144,23 @@ class TRLPPO:
 
         stepper.step = counted
 
+    def changes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What of PPOConfig is otherwise than in the comparison on a CPU."""
+        return {}
+
+    def models(self, folder: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The trainer's models: a whole one each."""
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+        kinds = {
+            "model": AutoModelForCausalLM,
+            "ref_model": AutoModelForCausalLM,
+            "reward_model": AutoModelForSequenceClassification,
+            "value_model": AutoModelForSequenceClassification,
+        }
+        labels = {AutoModelForCausalLM: {}, AutoModelForSequenceClassification: {"num_labels": 1}}
+        return {name: kind.from_pretrained(folder, **labels[kind]) for name, kind in kinds.items()}
+
     def step(self) -> dict[str, float]:
         self.spent.clear()
         self.marks.clear()
@@ -164,13 +172,9 @@ class TRLPPO:
             "wall": end[1] - start[1],
             "rollout": self.spent["rollout"],
             "score": self.spent["score"],
-            "update": end[0] - update[0],
+            "update": (end[0] - update[0]) if self.seconds == "cpu" else (end[1] - update[1]),
             "optimiser_steps": float(self.steps_taken - before),
         }
-
-
-def _now() -> tuple[float, float]:
-    return time.process_time(), time.perf_counter()
 
 
 class TRLReward:
@@ -199,10 +203,10 @@ class TRLReward:
         class Marks(TrainerCallback):  # type: ignore[misc]
             def on_step_begin(self, args: Any, state: Any, *a: Any, **k: Any) -> None:
                 if state.global_step == 0:
-                    outer.start = _now()
+                    outer.start = now()
 
             def on_step_end(self, *a: Any, **k: Any) -> None:
-                outer.end = _now()
+                outer.end = now()
                 outer.updates += 1
 
         data = Dataset.from_dict(

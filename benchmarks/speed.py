@@ -103,7 +103,7 @@ def compete(
             env = {"ACCELERATE_MIXED_PRECISION": "bf16"} if entry.own.get("accelerate") else {}
             path = peers.peer_paths()
             last = peers.last_ppo()
-            if entry.kind == "trl-ppo" and last is not None:
+            if entry.peer == "trl-ppo" and last is not None:
                 path = [last, *path]
             settings = {**common, **entry.own}
             try:

@@ -160,9 +160,18 @@ def keep_copies(model: Model) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes of the device (what the system calls available, for a CPU)."""
+    """Bytes of the device that are free to this process (what a CPU's system calls available).
+
+    On CUDA a limit of the process is heeded, such as that of
+    PYTORCH_CUDA_ALLOC_CONF=per_process_memory_fraction:0.2, or the same set through torch.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        index = torch.cuda.current_device() if device.index is None else device.index
+        free, total = torch.cuda.mem_get_info(index)
+        reserved = torch.cuda.memory_reserved(index)
+        limit = int(total * torch.cuda.get_per_process_memory_fraction(index))
+        cached = reserved - torch.cuda.memory_allocated(index)  # torch gives it again when asked
+        return max(0, min(free, limit - reserved)) + cached
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

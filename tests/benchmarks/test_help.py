@@ -34,6 +34,8 @@ def test_help_names_the_options_that_all_have(name: str, capsys: pytest.CaptureF
         "arena",
         "first_token",
         "inputs",
+        "large",
+        "made",
         "ours",
         "peers",
         "synthetic",

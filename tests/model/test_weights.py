@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hhchat.model import Adapter, PreferenceModel, load_model
+from hhchat.model.base import free_memory
 from hhchat.model.preference import PreferenceRole
 from hhchat.model.spec import LINEARS
 from hhchat.model.trunk import Rows
@@ -244,3 +245,33 @@ def test_the_identity_changes_with_the_weights_and_with_the_template(tiny, tmp_p
     tensors["model.norm.weight"] += 1e-3
     save_file(tensors, str(folder / "model.safetensors"))
     assert load() != llama.identity
+
+
+@pytest.mark.parametrize(
+    ("free", "share", "reserved", "allocated", "want"),
+    [
+        (70, 1.0, 0, 0, 70),  # no limit: what the device has
+        (70, 0.2, 0, 0, 16),  # a limit under it
+        (70, 0.2, 10, 10, 6),  # what this process holds counts against its limit
+        (70, 0.2, 10, 4, 12),  # what it has cached does not
+        (2, 0.2, 0, 0, 2),  # others hold the rest
+        (70, 0.2, 20, 20, 0),  # the limit came after
+    ],
+)
+def test_free_memory_of_a_gpu_heeds_the_limit_of_the_process(
+    monkeypatch, free, share, reserved, allocated, want
+):
+    def gives(value):
+        def called(index: int):  # torch wants a number here: a bare "cuda" has none
+            assert index == 1
+            return value
+
+        return called
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", gives((free, 80)))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", gives(share))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", gives(reserved))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", gives(allocated))
+    assert free_memory(torch.device("cuda")) == want
+    assert free_memory(torch.device("cuda:1")) == want
