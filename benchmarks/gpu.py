@@ -38,9 +38,9 @@ Wall time, medians. Tokens/s: of replies in a rollout, of prompts and replies in
 each epoch in an update. hhchat's scoring is policy, reference and value in one pass, the preference
 model, and all else in the step; its two half gauges are left out, as TRL has none. TRL's is its
 scoring calls alone; its log-probabilities of the sampled tokens come from the rollout, and what its
-step has beside the phases is mostly calls of the garbage collector. peak GiB: of tensors (on a CPU:
-of the process, over its imports). reserved: what torch took from the card, without CUDA's own
-context. micro-batch: tokens of a forward, halved when memory runs out."""
+step has beside the phases, such as calls of the garbage collector, is in no column but the first.
+peak GiB: of tensors (on a CPU: of the process, over its imports). reserved: what torch took from
+the card, without CUDA's context. micro-batch: tokens of a forward, halved when memory runs out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
