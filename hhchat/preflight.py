@@ -113,7 +113,15 @@ def trainers_of(config: Config, plugins: Plugins, stages: Sequence[str] | None) 
             raise BadInput(f"stage {name!r} is named twice in [train] stages")
         if not safe_name(name):
             raise BadInput(f"stage {name!r} cannot be the name of a folder")
-    return [plugins.trainer(name, config.table(name)) for name in names]
+    trainers = [plugins.trainer(name, config.table(name)) for name in names]
+    for place, trainer in enumerate(trainers):
+        for needed in getattr(trainer, "needs", ()):
+            if needed not in names[:place]:
+                raise BadInput(
+                    f"stage {trainer.name!r} needs {needed!r} before it: "
+                    f"--stages {','.join([*names[:place], needed, trainer.name])}"
+                )
+    return trainers
 
 
 def step_aside(config: Config, stages: Sequence[str] | None, have: int) -> tuple[list[str], str]:

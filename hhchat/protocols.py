@@ -123,7 +123,10 @@ class StageResult:
 
 @runtime_checkable
 class Trainer(Protocol):
-    """A frozen dataclass that *is* its hyperparameters; built from its `[name]` config table."""
+    """A frozen dataclass that *is* its hyperparameters; built from its `[name]` config table.
+
+    `needs`, where a class has it, names the stages that must come before it.
+    """
 
     name: ClassVar[str]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from hhchat.hookspecs import hookimpl
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
-from hhchat.types import HhchatError, Measurement
+from hhchat.types import Measurement
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,12 @@ class BestOf:
     What serves while picks are too few for a policy (section 2.3). The `[best-of]` table."""
 
     name: ClassVar[str] = "best-of"
+    needs: ClassVar[tuple[str, ...]] = ("pm",)
 
     k: int = setting(8, "Replies drawn for each that is said.", low=2, high=64)
 
     def train(self, context: TrainingContext) -> StageResult:
-        """Raises HhchatError without a preference model to choose with."""
-        if "pm" not in context.stages:
-            raise HhchatError("best-of needs a preference model: put 'pm' before it")
+        """Nothing is trained; what it may drift is told."""
         # an upper bound (2401.01879); after a policy stage it comes on top of that stage's own
         drift = math.log(self.k) - (self.k - 1) / self.k
         alone = set(context.stages) == {"pm"}

@@ -21,6 +21,7 @@ from hhchat.types import HhchatError
 T = TypeVar("T")
 Loss = Callable[[list[int]], tuple[Tensor, dict[str, float]]]
 
+WEIGHTS = 9  # in place of a count of losses: it was the weights that were not finite
 NO_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")  # a plain RuntimeError says so
 
 
@@ -109,12 +110,19 @@ class Descent:
         every = [p for group in optimiser.param_groups for p in group["params"]]
         self.optimiser, self.parameters, self.clips = optimiser, every, clips or [every]
         self.budget, self.grad_norm = budget or Budget(), grad_norm
-        self.bad = 0  # losses in a row that were not finite; from 2 on it stays
+        self.bad = 0  # losses in a row that were not finite, or WEIGHTS; from 2 on it stays
 
     @property
     def spoilt(self) -> bool:
-        """Two losses in a row were not finite: there is no going on from here."""
+        """Two losses in a row, or weights, were not finite: there is no going on from here."""
         return self.bad >= 2
+
+    @property
+    def why(self) -> str:
+        """What spoilt it."""
+        if self.bad == WEIGHTS:
+            return "a step left weights that are not finite: the learning rate is too high"
+        return "two losses in a row were not finite"
 
     def step(self, sizes: Sequence[int], total: float, loss: Loss) -> list[dict[str, float]]:
         """One step on a batch of rows of `sizes` padded tokens -> a record for each micro-batch.
@@ -135,12 +143,15 @@ class Descent:
         finite = math.isfinite(total_of(found, "loss"))
         if finite and all(bool(torch.isfinite(n)) for n in norms) and not self.spoilt:
             self.optimiser.step()
-            self.bad = 0
-        else:
-            if not self.spoilt:
-                self.budget.report("a loss was not finite: that minibatch was skipped")
+            self.bad = 0 if self._finite() else WEIGHTS
+        elif not self.spoilt:
+            self.budget.report("a loss was not finite: that minibatch was skipped")
             self.bad += 1
         return found
+
+    def _finite(self) -> bool:
+        norms = torch._foreach_norm([p.detach() for p in self.parameters], float("inf"))
+        return bool(torch.isfinite(torch.stack(norms)).all())
 
     def _gradients(
         self, mine: list[int], sizes: Sequence[int], total: float, loss: Loss, tokens: int

@@ -35,7 +35,7 @@ class DPO(PolicySettings):
     """Hyperparameters of DPO; the `[dpo]` table. `batch` counts pairs."""
 
     name: ClassVar[str] = "dpo"
-    rate_by_width: ClassVar[float] = 0.05
+    rate_by_width: ClassVar[float] = 0.2
 
     updates: int = setting(100, "Updates at most; guards may end the run before.", low=1)
     batch: int = setting(16, "Pairs an update.", low=2)

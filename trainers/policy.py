@@ -37,8 +37,6 @@ from hhchat.rewards import Reward
 from hhchat.settings import setting
 from hhchat.types import Cancelled, HhchatError, Metric, Prompt
 
-SPOILT = "two losses in a row were not finite"
-
 
 @dataclass(frozen=True)
 class PolicySettings:
@@ -47,6 +45,7 @@ class PolicySettings:
     # Peak learning rate times width: what suits LoRA scales with 1 / width (0.3 is 1.2e-3 at 256).
     rate_by_width: ClassVar[float] = 0.3
     shares_work: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("pm",)
 
     updates: int = setting(40, "Updates at most; guards may end the run before.", low=1)
     batch: int = setting(48, "Responses an update.", low=2)
@@ -82,8 +81,6 @@ class PolicyLearner:
     stage = ""
 
     def __init__(self, hyper: PolicySettings, context: TrainingContext) -> None:
-        if "pm" not in context.stages:
-            raise HhchatError(f"{self.stage} needs a preference model: put 'pm' before it")
         if not context.prompts:
             raise HhchatError("no training prompts: chat a little, or `hhchat prompts add`")
         self.settings, self.context = hyper, context
@@ -155,7 +152,7 @@ class PolicyLearner:
             if responses:
                 self.stop = self.judge(update, readings, responses, sampler)
             elif self.descent.spoilt:
-                self.stop = SPOILT
+                self.stop = self.descent.why
             readings["progress"] = (update + 1) / self.settings.updates
             for name, number in readings.items():
                 self.context.log(Metric(self.stage, update, name, number))
@@ -293,7 +290,7 @@ class PolicyLearner:
             self.first = {k: readings[k] for k in ("length", "unfinished", "distinct")}
         ratio = readings["length"] / max(self.first["length"], 1.0)
         if self.descent.spoilt:
-            return SPOILT
+            return self.descent.why
         if not math.isfinite(readings["gauge"]):
             return "the gauge is not finite"
         if readings.get("kl", 0.0) > hyper.max_kl:

@@ -122,6 +122,7 @@ class FakePPO:
     """Counts to `updates`, sealing after each; then has a policy of the quality it was told."""
 
     name: ClassVar[str] = "fakeppo"
+    needs: ClassVar[tuple[str, ...]] = ("fakepm",)
     updates: int = 3
     seconds: float = 0.0
     quality: float = 1.0

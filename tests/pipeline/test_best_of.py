@@ -26,6 +26,7 @@ class PM(FakePM):
 @dataclass(frozen=True)
 class PPO(FakePPO):
     name: ClassVar[str] = "ppo"
+    needs: ClassVar[tuple[str, ...]] = ("pm",)
 
 
 @dataclass(frozen=True)

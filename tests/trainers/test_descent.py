@@ -162,3 +162,18 @@ def test_a_preference_model_that_is_lost_after_its_best_point_keeps_that_one(wor
     best = min(ran.values("heldout_loss"))
     measured = {m.name: m.value for m in ran.result.measurements}
     assert measured["pm_loss"] == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_weights_that_a_step_made_infinite_end_the_run_with_the_best_policy(
+    world, method, monkeypatch
+):
+    def explode(optimiser: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            optimiser.param_groups[0]["params"][0].fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    ran = world.train(METHODS[method], "infinite")
+    assert "weights that are not finite" in ran.result.info["stop"]
+    kept = peft_tensors(load_adapter(world.model.spec, ran.context.out))
+    assert all(t.isfinite().all() for t in kept.values())

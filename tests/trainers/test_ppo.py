@@ -307,6 +307,3 @@ def test_ppo_says_what_is_missing(world):
     world.prompts = []
     with pytest.raises(HhchatError, match="no training prompts"):
         world.train(tw.ppo(), "nothing-to-ask")
-    world.stages = {}
-    with pytest.raises(HhchatError, match="needs a preference model"):
-        world.train(tw.ppo(), "no-pm")
