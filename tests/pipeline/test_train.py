@@ -13,10 +13,12 @@ from pipeline_fakes import FakeBackend, FakeEngine, config, fill, plugins, quali
 
 from hhchat import evaluate, hookimpl, pipeline
 from hhchat.pipeline import Event
+from hhchat.protocols import StageResult, Trainer, TrainingContext
 from hhchat.snapshots import Resolver
 from hhchat.store import Store
 from hhchat.types import (
     BadInput,
+    Cancelled,
     Draw,
     Exchange,
     Generation,
@@ -72,6 +74,49 @@ def test_the_run_keeps_what_it_learned_from_although_the_user_goes_on_picking(
     assert store.run(run.id).data["comparisons"] == before
     assert store.run(run.id).data["stages"]["fakeppo"]["updates"] == 3
     assert "python" in run.data["versions"]
+
+
+def test_picks_made_while_a_run_trains_wait_for_the_next_run(store: Store) -> None:
+    fill(store)
+    before = [c.id for c in store.usable(split="train")]
+    seen: list[list[str]] = []
+
+    def work(trainer: Trainer, context: TrainingContext) -> StageResult:
+        # the user goes on with the old assistant; at the second stage the machine is needed
+        fill(store, picks=5, prompts=50, seed=20 + len(seen))
+        seen.append([c.id for c in context.comparisons])
+        prompts.append(context.prompts)
+        if len(seen) == 2:
+            raise Cancelled("stopped")
+        return trainer.train(context)
+
+    prompts: list[Sequence[Prompt]] = []
+    how: dict[str, Any] = {"backend": FakeBackend(), "work": work}
+    assert pipeline.train(store, config(), plugins(), **how).state == "interrupted"
+    assert pipeline.train(store, config(), plugins(), resume=True, **how).state == "promoted"
+    assert seen == [before] * 3
+    assert list(prompts[0]) == list(prompts[1]) == list(prompts[2])
+    assert len(store.usable(split="train")) > len(before)
+
+
+def test_the_candidate_is_judged_on_prompts_that_no_stage_was_given(
+    store: Store, home: Path
+) -> None:
+    fill(store)
+    taught: set[str] = set()
+
+    def work(trainer: Trainer, context: TrainingContext) -> StageResult:
+        taught.update(p.messages[-1].content for p in context.prompts)
+        taught.update(c.messages[-1].content for c in context.comparisons)
+        assert not taught & {p.messages[-1].content for p in context.heldout_prompts}
+        assert not taught & {c.messages[-1].content for c in context.heldout}
+        return trainer.train(context)
+
+    run = pipeline.train(store, config(), plugins(), backend=FakeBackend(), work=work)
+    rows = json.loads((home / "runs" / run.id / "report.json").read_text())["rows"]
+    assert rows
+    assert taught
+    assert not taught & {row["prompt"] for row in rows}
 
 
 def test_metrics_and_measurements_can_be_looked_at_afterwards(store: Store, home: Path) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 import trainer_world as tw
+from hhchat_trainers import pm as pm_module
 from hhchat_trainers.descent import Descent
-from hhchat_trainers.pm import cross, gaps, halves, pair_of
+from hhchat_trainers.pm import PM, cross, gaps, halves, pair_of
 from safetensors.torch import load_file
 
 from hhchat.model import LocalEngine, PreferenceModel
@@ -114,6 +115,35 @@ def test_pairs_that_are_the_same_after_tokenisation_teach_nothing(world):
     world.comparisons = [one, *[same] * 5]
     with pytest.raises(HhchatError, match="only 1 usable"):
         world.train(tw.pm(), "few")
+
+
+def test_the_user_is_told_how_many_picks_could_not_teach(world):
+    one = world.comparisons[0]
+    same = replace(one, replies=(Generation("the cat"), Generation("the cat")))
+    world.comparisons = [*world.comparisons[:6], *[same] * 3]
+    ran = world.train(tw.pm(halves=False, anchors=8), "some")
+    assert next(line for line in ran.told if "left out" in line).startswith("3 pairs")
+    assert len(ran.values("loss")) == 1  # and the six fill one batch of eight
+
+
+def test_by_default_picks_are_gone_over_once(world):
+    # a few hundred picks are learnt by heart when they come again
+    world.comparisons = world.comparisons[:12]
+    hyper = PM(halves=False, anchors=8, max_new_tokens=12)
+    assert len(world.train(hyper, "default").values("loss")) == 12 / hyper.batch_pairs
+
+
+def test_scores_of_two_runs_are_measured_from_the_same_replies(world, monkeypatch):
+    # else a score of today and one of last week have different zeros
+    seen = []
+    real = pm_module.roll_out
+    monkeypatch.setattr(
+        pm_module, "roll_out", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1]
+    )
+    for seed in (1, 2):
+        world.train(tw.pm(halves=True, anchors=24), f"seed{seed}", seed=seed)
+    assert [r.tokens for r in seen[0]] == [r.tokens for r in seen[1]]
+    assert len(seen) == 2  # one set for the full model and both halves
 
 
 def test_replies_that_differ_only_past_what_the_model_reads_teach_nothing(world):
