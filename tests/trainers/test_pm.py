@@ -14,7 +14,7 @@ from hhchat_trainers.pm import PM, cross, gaps, halves, pair_of
 from safetensors.torch import load_file
 
 from hhchat.model import LocalEngine, PreferenceModel
-from hhchat.model.preference import Judged, PreferenceRole, pack
+from hhchat.model.preference import Judged, PreferenceRole, pack, reply_ids
 from hhchat.types import Draw, Exchange, Generation, HhchatError, Message, Sampling
 
 
@@ -124,6 +124,24 @@ def test_the_user_is_told_how_many_picks_could_not_teach(world):
     ran = world.train(tw.pm(halves=False, anchors=8), "some")
     assert next(line for line in ran.told if "left out" in line).startswith("3 pairs")
     assert len(ran.values("loss")) == 1  # and the six fill one batch of eight
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_picks_that_length_alone_explains_are_told_apart_from_a_taste(world, longer):
+    def sized(c):
+        lengths = [len(reply_ids(world.model, g)) for g in c.replies]
+        return replace(c, preferred=int((lengths[1] > lengths[0]) == longer)), lengths
+
+    some = [sized(c) for c in world.comparisons]
+    usable = [c for c, lengths in some if lengths[0] != lengths[1]]
+    assert len(usable) > 16
+    world.comparisons = usable
+    assert world.train(tw.pm(anchors=8), "length").values("pm_length_accuracy") == [1.0]
+    world.comparisons = [
+        replace(c, preferred=1 - c.preferred) if i % 2 else c
+        for i, c in enumerate(usable[: len(usable) // 2 * 2])
+    ]
+    assert world.train(tw.pm(anchors=8), "neither").values("pm_length_accuracy") == [0.5]
 
 
 def test_by_default_picks_are_gone_over_once(world):

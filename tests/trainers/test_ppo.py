@@ -216,6 +216,17 @@ def test_a_plugin_s_term_is_rewarded_by_its_weight_and_named_in_the_metrics(worl
     assert with_.values("gauge") == plain.values("gauge")  # the gauge is the user's taste alone
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_reward_that_is_paid_for_length_alone_shows_as_such(world, sign):
+    ids = world.model.render
+    term = Term("long", lambda e: 1e3 * sign * len(ids.reply(e.reply)))
+    hyper = tw.ppo(updates=1, batch=32, learning_rate=0.0)
+    ran = world.train(hyper, "long", terms=[(term, 1.0)])
+    assert sign * ran.values("score_length")[0] > 0.9
+    flat = world.train(hyper, "flat")
+    assert abs(flat.values("score_length")[0]) < 0.9
+
+
 def test_a_plugin_s_term_that_is_not_a_number_is_named_once_and_changes_nothing(world):
     term = Term("broken", lambda e: math.nan)
     hyper = tw.ppo(updates=2)
