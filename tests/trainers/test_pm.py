@@ -9,7 +9,7 @@ import pytest
 import torch
 import trainer_world as tw
 from hhchat_trainers import pm as pm_module
-from hhchat_trainers.descent import Descent
+from hhchat_trainers.descent import Budget, Descent
 from hhchat_trainers.pm import PM, cross, gaps, halves, pair_of
 from safetensors.torch import load_file
 
@@ -216,6 +216,20 @@ def test_scores_are_anchored_at_zero_on_replies_of_the_reference(world):
         # 40 anchors: the mean of fresh replies is 0 within what 40 and 320 of them can say
         assert abs(float(found.mean())) < 4 * sd * (1 / 40 + 1 / 320) ** 0.5
         assert 0.6 < float(found.std()) / sd < 1.6
+
+
+def test_a_drift_of_raw_scores_from_run_to_run_is_taken_off(world):
+    # only differences are learnt, so the zero of raw scores wanders from one training to the next
+    models = [PreferenceModel.load(world.model, world.stages["pm"]) for _ in range(2)]
+    with torch.no_grad():
+        models[1].role.head.bias.add_(5.0)
+    said = [Exchange(p.messages, reply) for p in world.prompts[:4] for reply in ("the cat", "mat")]
+    assert models[1].score(said)[0] > models[0].score(said)[0] + 4
+    context = world.context("anchors").context
+    for made in models:
+        tw.pm().anchor(context, Budget(), {"full": made}, world.prompts)
+    assert models[1].score(said) == pytest.approx(models[0].score(said), abs=1e-4)
+    assert models[1].anchor[1] == pytest.approx(models[0].anchor[1], abs=1e-4)
 
 
 def test_training_leaves_the_base_as_it_was(world):
