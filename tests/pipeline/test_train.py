@@ -83,7 +83,7 @@ def test_picks_made_while_a_run_trains_wait_for_the_next_run(store: Store) -> No
 
     def work(trainer: Trainer, context: TrainingContext) -> StageResult:
         # the user goes on with the old assistant; at the second stage the machine is needed
-        fill(store, picks=5, prompts=50, seed=20 + len(seen))
+        fill(store, picks=5, prompts=450 + 50 * len(seen), seed=20 + len(seen))
         seen.append([c.id for c in context.comparisons])
         prompts.append(context.prompts)
         if len(seen) == 2:
