@@ -19,6 +19,7 @@ from hhchat.store import Store
 from hhchat.types import (
     BadInput,
     Cancelled,
+    Comparison,
     Draw,
     Exchange,
     Generation,
@@ -149,6 +150,34 @@ def test_a_run_keeps_what_its_page_draws(store: Store, home: Path) -> None:
     assert all(p["gap"] > 0 for p in report["pairs"])  # this world's user is never wrong
     told = json.dumps(report["pairs"])
     assert not any(c.chosen.text in told for c in heldout)
+
+
+def test_each_tested_pick_is_kept_with_its_own_turn_mode_and_source() -> None:
+    # pooled, an accuracy hides the turns and modes in which nothing was learnt
+    picks = [
+        Comparison(
+            (Message("user", "hi"),),
+            (Generation("a"), Generation("b")),
+            mode=mode,
+            turn_index=turn,
+            source=source,
+            strength=2 + turn,
+            id=f"{mode} {turn}",
+        )
+        for turn, source in ((0, "model"), (2, "simulated"))
+        for mode in ("helpful", "redteam-worst")
+    ]
+    gaps = [(c.id, float(i)) for i, c in enumerate(picks)]
+    rows = evaluate.pair_rows({"cross": gaps[:3], "heldout": [*gaps[3:], ("gone", 1.0)]}, picks)
+    for i, (row, c) in enumerate(zip(rows, picks, strict=True)):
+        assert row == {
+            "set": "cross" if i < 3 else "heldout",
+            "gap": float(i),
+            "turn": c.turn_index + 1,
+            "mode": c.mode,
+            "source": c.source,
+            "strength": c.strength,
+        }
 
 
 def test_a_prompt_shows_its_median_reply_and_not_an_empty_one() -> None:
