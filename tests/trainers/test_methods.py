@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import trainer_world as tw
-from hhchat_trainers import dpo
+from hhchat_trainers import dpo, policy, rloo
 from hhchat_trainers.best_of_k import BestOfK
 from hhchat_trainers.dpo import DPO
 from hhchat_trainers.maths import leave_one_out
 from hhchat_trainers.rloo import RLOO
 
-from hhchat.model import Adapter, LocalEngine, load_adapter, save_adapter
+from hhchat.model import Adapter, LocalEngine, PreferenceModel, load_adapter, save_adapter
 from hhchat.types import Cancelled, Draw, Generation, Sampling
 
 SHARED: dict[str, Any] = {
@@ -126,6 +127,40 @@ def test_dpo_from_an_adapter_starts_from_no_opinion_and_not_from_the_adapter_s(w
     assert ran.values("loss")[0] == pytest.approx(math.log(2), abs=1e-6)
     assert ran.values("loss")[-1] != pytest.approx(math.log(2), abs=1e-6)
     assert load_adapter(world.model.spec, ran.result.policy).rank == 3
+
+
+def test_the_gradient_of_rloo_is_that_of_its_formula_over_real_tokens(world, monkeypatch):
+    hyper = replace(
+        METHODS["rloo"], updates=1, minibatches=1, epochs=1, learning_rate=0.0, grad_norm=1e9
+    )
+    seen: list = []
+    real = policy.roll_out
+    monkeypatch.setattr(policy, "roll_out", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+    learner = rloo.Learner(hyper, world.context("grads").context)
+    learner.run()
+    responses = seen[0]
+    assert len({len(r.tokens) for r in responses}) > 1  # so that there are pads
+    pm = PreferenceModel.load(world.model, world.stages["pm"])
+    scores = [
+        pm.score([r.exchange])[0] / pm.anchor[1] - (0.0 if r.ended else 1.0) for r in responses
+    ]
+    advantages = []
+    for i, score in enumerate(scores):
+        group = range(i // 4 * 4, i // 4 * 4 + 4)
+        advantages.append(score - sum(scores[j] for j in group if j != i) / 3)
+    spread = statistics.stdev(advantages)
+    tokens = sum(len(r.tokens) for r in responses)
+    loss = torch.zeros(())
+    for r, advantage in zip(responses, advantages, strict=True):
+        logprobs, _, _ = learner.forward([r], learner.policy)
+        loss = loss - advantage / spread * logprobs.sum() / tokens
+    named = [(n, p) for n, p in learner.policy.named_parameters() if n.startswith("b.")]
+    wanted = torch.autograd.grad(loss, [p for _, p in named])
+    for (name, p), want in zip(named, wanted, strict=True):
+        assert p.grad is not None
+        size = float(want.norm())
+        assert size > 0, name
+        assert float((p.grad - want).norm()) < 1e-3 * size, name
 
 
 def test_leave_one_out_compares_each_reply_with_the_others_of_its_prompt():
