@@ -115,6 +115,9 @@ class PM:
                 measured.append(accuracy("pm_cross_accuracy", crossed))
         for m in measured:
             context.log(Metric("pm", total, m.name, m.value))
+        known = [p for p in pairs if not p.active] if "a" in models else heldout
+        if known:
+            context.log(Metric("pm", total, "pm_length_accuracy", length_accuracy(known)))
 
         # 4. scores are anchored on the reference's replies (B.2), the same ones for every model
         prompts = [*context.prompts]
@@ -364,6 +367,14 @@ def accuracy(name: str, found: Sequence[float]) -> Measurement:
     right = sum(1.0 if g > 0 else 0.5 if g == 0 else 0.0 for g in found)
     low, high = wilson(right, len(found))
     return Measurement(name, right / len(found), low, high, len(found))
+
+
+def length_accuracy(pairs: Sequence[Pair]) -> float:
+    """Share that length alone ranks right, longer or shorter first, whichever is right more often:
+    a preference model that does no better may have learnt length and nothing else (trap 23)."""
+    gaps = [len(p.row.replies[0]) - len(p.row.replies[1]) for p in pairs]
+    longer = sum(1.0 if g > 0 else 0.5 if g == 0 else 0.0 for g in gaps) / len(gaps)
+    return max(longer, 1 - longer)
 
 
 def gaps_by_id(

@@ -17,7 +17,7 @@ from hhchat_trainers import state
 from hhchat_trainers.descent import Budget, Descent, fewer_rows, until_it_fits
 from hhchat_trainers.glimpse import Glimpse
 from hhchat_trainers.maths import response_kl, warm_up
-from hhchat_trainers.readings import Asked, Normalised, mean_of, shape_readings
+from hhchat_trainers.readings import Asked, Normalised, correlation, mean_of, shape_readings
 from hhchat_trainers.rollout import (
     Response,
     Scored,
@@ -241,6 +241,8 @@ class PolicyLearner:
         scores = torch.tensor(totals) - self.settings.unfinished_penalty * cut.float()
         readings = {f"reward_{name}": sum(v) / len(v) for name, v in parts.items()}
         readings["score"] = float(scores.mean())
+        # trap 23: a judge that only measures length is most of the way to a gain
+        readings["score_length"] = correlation(totals, [len(r.tokens) for r in responses])
         return scores, readings
 
     # gauges and guards

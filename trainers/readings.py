@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from hhchat_trainers.maths import response_k3, response_kl
 from hhchat_trainers.rollout import Response, Scored
 from torch import Tensor
@@ -25,6 +26,14 @@ def shape_readings(responses: Sequence[Response]) -> dict[str, float]:
         "unfinished": sum(not r.ended for r in responses) / n,
         "distinct": len({r.text for r in responses}) / n,
     }
+
+
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Pearson's r; 0 where one of the two does not vary."""
+    x, y = (torch.tensor(v, dtype=torch.float64) for v in (xs, ys))
+    x, y = x - x.mean(), y - y.mean()
+    size = float(x.norm() * y.norm())
+    return float(x @ y) / size if size > 1e-12 else 0.0
 
 
 def kl_readings(scored: Scored) -> dict[str, float]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from pipeline_fakes import fill
 
-from hhchat.dataset import gather, opening, recall
+from hhchat.dataset import gather, opening, recall, starter_prompts
 from hhchat.store import Store
-from hhchat.types import Comparison, Generation, HhchatError, Message, Prompt
+from hhchat.types import Comparison, Generation, HhchatError, Message, Prompt, Split
+
+POOLS: tuple[Split, ...] = ("train", "heldout")
 
 
 def test_no_opening_is_on_both_sides_and_none_is_there_twice(store: Store) -> None:
@@ -24,6 +26,29 @@ def test_no_opening_is_on_both_sides_and_none_is_there_twice(store: Store) -> No
     assert {opening(c.messages) for c in data.comparisons} <= set(learned)
     assert not {opening(c.messages) for c in data.heldout} & set(learned)
     assert len(learned) + len(judged) == 280
+
+
+def test_a_prompt_of_the_starter_that_the_user_has_asked_keeps_the_user_s_side(
+    store: Store,
+) -> None:
+    # the starter's pools have sides of their own, and the first message decides the user's
+    for pool in POOLS:
+        for prompt in starter_prompts(pool)[:120]:
+            store.record(
+                Comparison(
+                    prompt.messages, (Generation("a"), Generation("b")), picked=0, outcome="left"
+                )
+            )
+    data = gather(store, starter=True)
+    taught = {opening(c.messages) for c in data.comparisons}
+    tested = {opening(c.messages) for c in data.heldout}
+    learned = {opening(p.messages) for p in data.prompts}
+    judged = {opening(p.messages) for p in data.heldout_prompts}
+    own = {pool: {opening(p.messages) for p in starter_prompts(pool)} for pool in POOLS}
+    assert tested & own["train"]  # or this shows nothing
+    assert taught & own["heldout"]
+    assert not learned & (tested | judged)
+    assert not judged & (taught | learned)
 
 
 def test_a_context_of_several_turns_is_a_prompt_of_its_own(store: Store) -> None:

@@ -13,10 +13,13 @@ from pipeline_fakes import FakeBackend, FakeEngine, config, fill, plugins, quali
 
 from hhchat import evaluate, hookimpl, pipeline
 from hhchat.pipeline import Event
+from hhchat.protocols import StageResult, Trainer, TrainingContext
 from hhchat.snapshots import Resolver
 from hhchat.store import Store
 from hhchat.types import (
     BadInput,
+    Cancelled,
+    Comparison,
     Draw,
     Exchange,
     Generation,
@@ -74,6 +77,49 @@ def test_the_run_keeps_what_it_learned_from_although_the_user_goes_on_picking(
     assert "python" in run.data["versions"]
 
 
+def test_picks_made_while_a_run_trains_wait_for_the_next_run(store: Store) -> None:
+    fill(store)
+    before = [c.id for c in store.usable(split="train")]
+    seen: list[list[str]] = []
+
+    def work(trainer: Trainer, context: TrainingContext) -> StageResult:
+        # the user goes on with the old assistant; at the second stage the machine is needed
+        fill(store, picks=5, prompts=450 + 50 * len(seen), seed=20 + len(seen))
+        seen.append([c.id for c in context.comparisons])
+        prompts.append(context.prompts)
+        if len(seen) == 2:
+            raise Cancelled("stopped")
+        return trainer.train(context)
+
+    prompts: list[Sequence[Prompt]] = []
+    how: dict[str, Any] = {"backend": FakeBackend(), "work": work}
+    assert pipeline.train(store, config(), plugins(), **how).state == "interrupted"
+    assert pipeline.train(store, config(), plugins(), resume=True, **how).state == "promoted"
+    assert seen == [before] * 3
+    assert list(prompts[0]) == list(prompts[1]) == list(prompts[2])
+    assert len(store.usable(split="train")) > len(before)
+
+
+def test_the_candidate_is_judged_on_prompts_that_no_stage_was_given(
+    store: Store, home: Path
+) -> None:
+    fill(store)
+    taught: set[str] = set()
+
+    def work(trainer: Trainer, context: TrainingContext) -> StageResult:
+        taught.update(p.messages[-1].content for p in context.prompts)
+        taught.update(c.messages[-1].content for c in context.comparisons)
+        assert not taught & {p.messages[-1].content for p in context.heldout_prompts}
+        assert not taught & {c.messages[-1].content for c in context.heldout}
+        return trainer.train(context)
+
+    run = pipeline.train(store, config(), plugins(), backend=FakeBackend(), work=work)
+    rows = json.loads((home / "runs" / run.id / "report.json").read_text())["rows"]
+    assert rows
+    assert taught
+    assert not taught & {row["prompt"] for row in rows}
+
+
 def test_metrics_and_measurements_can_be_looked_at_afterwards(store: Store, home: Path) -> None:
     fill(store)
     run = train(store)
@@ -104,6 +150,34 @@ def test_a_run_keeps_what_its_page_draws(store: Store, home: Path) -> None:
     assert all(p["gap"] > 0 for p in report["pairs"])  # this world's user is never wrong
     told = json.dumps(report["pairs"])
     assert not any(c.chosen.text in told for c in heldout)
+
+
+def test_each_tested_pick_is_kept_with_its_own_turn_mode_and_source() -> None:
+    # pooled, an accuracy hides the turns and modes in which nothing was learnt
+    picks = [
+        Comparison(
+            (Message("user", "hi"),),
+            (Generation("a"), Generation("b")),
+            mode=mode,
+            turn_index=turn,
+            source=source,
+            strength=2 + turn,
+            id=f"{mode} {turn}",
+        )
+        for turn, source in ((0, "model"), (2, "simulated"))
+        for mode in ("helpful", "redteam-worst")
+    ]
+    gaps = [(c.id, float(i)) for i, c in enumerate(picks)]
+    rows = evaluate.pair_rows({"cross": gaps[:3], "heldout": [*gaps[3:], ("gone", 1.0)]}, picks)
+    for i, (row, c) in enumerate(zip(rows, picks, strict=True)):
+        assert row == {
+            "set": "cross" if i < 3 else "heldout",
+            "gap": float(i),
+            "turn": c.turn_index + 1,
+            "mode": c.mode,
+            "source": c.source,
+            "strength": c.strength,
+        }
 
 
 def test_a_prompt_shows_its_median_reply_and_not_an_empty_one() -> None:

@@ -243,6 +243,27 @@ def test_a_first_message_never_teaches_and_tests(store, pick):
     assert held == by_split["heldout"]
 
 
+def test_all_turns_of_a_conversation_are_on_one_side_of_the_split(store, pick):
+    # a later turn holds the earlier ones: one of them in training would give the others away
+    sides: dict[str, set[str]] = {}
+    for i in range(40):
+        _, turn = store.start_conversation(f"question {i}?")
+        said: list[Message] = []
+        for j in range(3):
+            c = pick(turn)
+            said += [Message("user", turn.user), Message("assistant", "good")]
+            # as someone else's file or pool of prompts would bring the same conversation
+            copy = replace(PLAIN, messages=(*said, Message("user", f"imported {i} {j}")))
+            store.add_prompts([Prompt(copy.messages, source=f"{j}")])
+            sides.setdefault(c.conversation, set()).update((c.split, store.record(copy).split))
+            turn = store.add_turn(c.conversation, f"and then {i} {j}?")
+    assert all(len(found) == 1 for found in sides.values())
+    assert set.union(*sides.values()) == {"train", "heldout"}
+    for split in ("train", "heldout"):
+        openings = {p.messages[0].content for p in store.prompts(split=split)}
+        assert openings == {c.messages[0].content for c in store.usable(split=split)}
+
+
 def test_prompts_are_kept_once(store):
     prompts = [Prompt((Message("user", "a"),)), Prompt((Message("user", "b"),), source="starter")]
     assert store.add_prompts(prompts) == 2

@@ -7,8 +7,12 @@ import math
 import pytest
 import torch
 from hhchat_trainers import maths
+from hhchat_trainers.readings import kl_readings
+from hhchat_trainers.rollout import Scored, Tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hhchat.model.trunk import Rows
 
 Batch = tuple[int, torch.Tensor, list[int]]
 
@@ -158,6 +162,22 @@ def test_k3_is_never_negative_and_both_estimates_ignore_pads(batch: Batch):
             want += math.exp(d) - 1 - d
         assert float(k3[b]) == pytest.approx(want, rel=1e-4, abs=1e-3)
         assert float(k3[b]) >= 0.0
+
+
+@many
+@given(batches())
+def test_what_an_update_reports_of_its_replies_ignores_pads(batch: Batch):
+    # averaged over pads an entropy falls when replies shorten, and looks like collapse
+    seed, mask, lengths = batch
+    logprobs, reference = random(seed, mask, 2)
+    where = torch.zeros(mask.shape, dtype=torch.long)
+    tokens = Tokens(Rows(where, where), where, mask)
+    read = kl_readings(Scored(tokens, logprobs, reference, None))
+    gaps = [float(logprobs[c]) - float(reference[c]) for c in cells(mask)]
+    assert read["kl"] == pytest.approx(sum(gaps) / len(lengths), abs=1e-3)
+    assert read["kl_per_token"] == pytest.approx(sum(gaps) / len(gaps), abs=1e-3)
+    surprise = [-float(logprobs[c]) for c in cells(mask)]
+    assert read["entropy"] == pytest.approx(sum(surprise) / len(surprise), abs=1e-3)
 
 
 def test_both_kl_estimates_have_the_mean_of_the_true_kl():

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import trainer_world as tw
-from hhchat_trainers import dpo
+from hhchat_trainers import dpo, policy, rloo
 from hhchat_trainers.best_of_k import BestOfK
 from hhchat_trainers.dpo import DPO
 from hhchat_trainers.maths import leave_one_out
 from hhchat_trainers.rloo import RLOO
 
-from hhchat.types import Cancelled, Generation
+from hhchat.model import Adapter, LocalEngine, PreferenceModel, load_adapter, save_adapter
+from hhchat.types import Cancelled, Draw, Generation, Sampling
 
 SHARED: dict[str, Any] = {
     "updates": 4,
@@ -78,6 +80,89 @@ def test_each_method_keeps_its_kl_budget(world, method):
     assert len(ran.values("kl")) < 8
 
 
+@each
+def test_each_method_comes_to_say_what_the_user_likes(world, method):
+    # a sign turned round, a loser taken for the winner: all of it looks like training
+    hyper = replace(METHODS[method], updates=12, batch=32, learning_rate=4e-3)
+    ran = world.train(hyper, method)
+    engine = LocalEngine(
+        world.model, lambda name: (name, None if name == "base" else ran.result.policy)
+    )
+    shares = {}
+    for snapshot in ("base", "new"):
+        draws = [
+            Draw(p.messages, i, Sampling(max_new_tokens=12), snapshot)
+            for i, p in enumerate(tw.prompts(200, 1300))  # none of them was trained on
+        ]
+        shares[snapshot] = tw.liked_share([g.text for g in engine.generate(draws)])
+    assert shares["new"] > shares["base"] + 0.1
+
+
+def test_a_larger_beta_keeps_rloo_nearer_to_where_it_began(world):
+    kls = {}
+    for beta in (0.0, 3.0):
+        hyper = replace(METHODS["rloo"], updates=6, beta=beta, learning_rate=4e-3)
+        kls[beta] = world.train(hyper, f"beta{beta}").values("kl_k3")
+    assert kls[0.0][-1] > 0.05
+    assert kls[3.0][-1] < 0.7 * kls[0.0][-1]
+
+
+def test_a_larger_beta_keeps_dpo_nearer_to_where_it_began(world):
+    kls = {}
+    for beta in (0.05, 2.0):
+        hyper = replace(METHODS["dpo"], updates=12, beta=beta, learning_rate=4e-3)
+        kls[beta] = world.train(hyper, f"beta{beta}").values("kl_k3")
+    assert kls[2.0][-1] < 0.7 * kls[0.05][-1]
+
+
+def test_dpo_from_an_adapter_starts_from_no_opinion_and_not_from_the_adapter_s(world, tmp_path):
+    # taken against the bare base, the loss would already hold what the adapter had learnt
+    start = Adapter(world.model.spec, 3, seed=8)
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for b in start.b.values():
+            b.normal_(0.0, 0.05, generator=generator)
+    save_adapter(start, tmp_path / "start")
+    ran = world.train(METHODS["dpo"], "warm", start=tmp_path / "start")
+    assert ran.values("loss")[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert ran.values("loss")[-1] != pytest.approx(math.log(2), abs=1e-6)
+    assert load_adapter(world.model.spec, ran.result.policy).rank == 3
+
+
+def test_the_gradient_of_rloo_is_that_of_its_formula_over_real_tokens(world, monkeypatch):
+    hyper = replace(
+        METHODS["rloo"], updates=1, minibatches=1, epochs=1, learning_rate=0.0, grad_norm=1e9
+    )
+    seen: list = []
+    real = policy.roll_out
+    monkeypatch.setattr(policy, "roll_out", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+    learner = rloo.Learner(hyper, world.context("grads").context)
+    learner.run()
+    responses = seen[0]
+    assert len({len(r.tokens) for r in responses}) > 1  # so that there are pads
+    pm = PreferenceModel.load(world.model, world.stages["pm"])
+    scores = [
+        pm.score([r.exchange])[0] / pm.anchor[1] - (0.0 if r.ended else 1.0) for r in responses
+    ]
+    advantages = []
+    for i, score in enumerate(scores):
+        group = range(i // 4 * 4, i // 4 * 4 + 4)
+        advantages.append(score - sum(scores[j] for j in group if j != i) / 3)
+    spread = statistics.stdev(advantages)
+    tokens = sum(len(r.tokens) for r in responses)
+    loss = torch.zeros(())
+    for r, advantage in zip(responses, advantages, strict=True):
+        logprobs, _, _ = learner.forward([r], learner.policy)
+        loss = loss - advantage / spread * logprobs.sum() / tokens
+    named = [(n, p) for n, p in learner.policy.named_parameters() if n.startswith("b.")]
+    wanted = torch.autograd.grad(loss, [p for _, p in named])
+    for (name, p), want in zip(named, wanted, strict=True):
+        assert p.grad is not None
+        size = float(want.norm())
+        assert size > 0, name
+        assert float((p.grad - want).norm()) < 1e-3 * size, name
+
+
 def test_leave_one_out_compares_each_reply_with_the_others_of_its_prompt():
     rewards = torch.randn(12, generator=torch.Generator().manual_seed(0))
     got = leave_one_out(rewards, 4)
@@ -96,3 +181,4 @@ def test_dpo_does_not_teach_an_end_that_was_never_said(world):
     pair = dpo.pair_of(model, picked, False)
     assert pair.chosen.tokens == list(ids)
     assert pair.rejected.tokens[-1] == model.render.end_id
+    assert pair.rejected.ended

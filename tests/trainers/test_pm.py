@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 import trainer_world as tw
-from hhchat_trainers.descent import Descent
-from hhchat_trainers.pm import cross, gaps, halves, pair_of
+from hhchat_trainers import pm as pm_module
+from hhchat_trainers.descent import Budget, Descent
+from hhchat_trainers.pm import PM, cross, gaps, halves, pair_of
 from safetensors.torch import load_file
 
 from hhchat.model import LocalEngine, PreferenceModel
-from hhchat.model.preference import Judged, PreferenceRole, pack
+from hhchat.model.preference import Judged, PreferenceRole, pack, reply_ids
 from hhchat.types import Draw, Exchange, Generation, HhchatError, Message, Sampling
 
 
@@ -116,6 +117,53 @@ def test_pairs_that_are_the_same_after_tokenisation_teach_nothing(world):
         world.train(tw.pm(), "few")
 
 
+def test_the_user_is_told_how_many_picks_could_not_teach(world):
+    one = world.comparisons[0]
+    same = replace(one, replies=(Generation("the cat"), Generation("the cat")))
+    world.comparisons = [*world.comparisons[:6], *[same] * 3]
+    ran = world.train(tw.pm(halves=False, anchors=8), "some")
+    assert next(line for line in ran.told if "left out" in line).startswith("3 pairs")
+    assert len(ran.values("loss")) == 1  # and the six fill one batch of eight
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_picks_that_length_alone_explains_are_told_apart_from_a_taste(world, longer):
+    def sized(c):
+        lengths = [len(reply_ids(world.model, g)) for g in c.replies]
+        return replace(c, preferred=int((lengths[1] > lengths[0]) == longer)), lengths
+
+    some = [sized(c) for c in world.comparisons]
+    usable = [c for c, lengths in some if lengths[0] != lengths[1]]
+    assert len(usable) > 16
+    world.comparisons = usable
+    assert world.train(tw.pm(anchors=8), "length").values("pm_length_accuracy") == [1.0]
+    world.comparisons = [
+        replace(c, preferred=1 - c.preferred) if i % 2 else c
+        for i, c in enumerate(usable[: len(usable) // 2 * 2])
+    ]
+    assert world.train(tw.pm(anchors=8), "neither").values("pm_length_accuracy") == [0.5]
+
+
+def test_by_default_picks_are_gone_over_once(world):
+    # a few hundred picks are learnt by heart when they come again
+    world.comparisons = world.comparisons[:12]
+    hyper = PM(halves=False, anchors=8, max_new_tokens=12)
+    assert len(world.train(hyper, "default").values("loss")) == 12 / hyper.batch_pairs
+
+
+def test_scores_of_two_runs_are_measured_from_the_same_replies(world, monkeypatch):
+    # else a score of today and one of last week have different zeros
+    seen = []
+    real = pm_module.roll_out
+    monkeypatch.setattr(
+        pm_module, "roll_out", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1]
+    )
+    for seed in (1, 2):
+        world.train(tw.pm(halves=True, anchors=24), f"seed{seed}", seed=seed)
+    assert [r.tokens for r in seen[0]] == [r.tokens for r in seen[1]]
+    assert len(seen) == 2  # one set for the full model and both halves
+
+
 def test_replies_that_differ_only_past_what_the_model_reads_teach_nothing(world):
     long = "cat " * 3 * world.model.spec.max_positions
     one = world.comparisons[0]
@@ -168,6 +216,20 @@ def test_scores_are_anchored_at_zero_on_replies_of_the_reference(world):
         # 40 anchors: the mean of fresh replies is 0 within what 40 and 320 of them can say
         assert abs(float(found.mean())) < 4 * sd * (1 / 40 + 1 / 320) ** 0.5
         assert 0.6 < float(found.std()) / sd < 1.6
+
+
+def test_a_drift_of_raw_scores_from_run_to_run_is_taken_off(world):
+    # only differences are learnt, so the zero of raw scores wanders from one training to the next
+    models = [PreferenceModel.load(world.model, world.stages["pm"]) for _ in range(2)]
+    with torch.no_grad():
+        models[1].role.head.bias.add_(5.0)
+    said = [Exchange(p.messages, reply) for p in world.prompts[:4] for reply in ("the cat", "mat")]
+    assert models[1].score(said)[0] > models[0].score(said)[0] + 4
+    context = world.context("anchors").context
+    for made in models:
+        tw.pm().anchor(context, Budget(), {"full": made}, world.prompts)
+    assert models[1].score(said) == pytest.approx(models[0].score(said), abs=1e-4)
+    assert models[1].anchor[1] == pytest.approx(models[0].anchor[1], abs=1e-4)
 
 
 def test_training_leaves_the_base_as_it_was(world):

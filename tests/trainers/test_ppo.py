@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from hhchat.model import Adapter, LocalEngine, PreferenceModel, load_adapter, save_adapter
 from hhchat.model.lora import peft_tensors
-from hhchat.types import Draw, Exchange, HhchatError, Message, Sampling
+from hhchat.model.trunk import Rows
+from hhchat.types import Cancelled, Draw, Exchange, HhchatError, Message, Sampling
 
 
 def start_adapter(world: tw.World, folder: Path, size: float = 0.05) -> Path:
@@ -85,6 +86,47 @@ def test_the_reference_is_the_adapter_that_the_policy_began_as(world, tmp_path):
     assert world.train(tw.ppo(updates=1), "cold").values("kl") == [0.0]
 
 
+def sealed_after(world: tw.World, name: str, hyper) -> dict[str, torch.Tensor]:
+    """What the first update of a run leaves: its modules by name."""
+    asked = iter([False])
+    ran = world.context(name, stopped=lambda: next(asked, True))
+    with pytest.raises(Cancelled):
+        hyper.train(ran.context)
+    sealed = state.unseal(ran.context.state)
+    assert sealed is not None
+    return sealed[0]
+
+
+def test_the_value_begins_as_the_preference_model_reads_and_with_no_opinion(world):
+    # from nothing, its first hundred updates would push the policy by noise
+    found = sealed_after(world, "still", tw.ppo(learning_rate=0.0))
+    pm = PreferenceModel.load(world.model, world.stages["pm"])
+    for name, tensor in pm.role.adapter.named_parameters():
+        assert found[f"value/{name}"].equal(tensor.detach().cpu()), name
+    assert not found["head/weight"].any()
+    ran = world.train(tw.ppo(updates=8, batch=32, epochs=4, learning_rate=1e-3), "watched")
+    assert ran.values("explained_variance")[0] == pytest.approx(0.0, abs=1e-6)
+    assert sum(ran.values("explained_variance")[-3:]) / 3 > 0
+
+
+def test_what_hardly_matters_to_the_loss_hardly_moves_in_the_first_update(world):
+    # Adam divides a gradient by its own size: with the usual epsilon 1e-8 noise moves as truth
+    rate = 1e-3
+    found = sealed_after(world, "faint", tw.ppo(learning_rate=rate, value_weight=1e-7, epochs=1))
+    assert 0 < float(found["head/weight"].abs().max()) < 0.05 * rate
+    moved = max(float(t.abs().max()) for k, t in found.items() if k.startswith("policy/b."))
+    assert moved > 0.5 * rate  # and what matters does
+
+
+def test_the_first_updates_take_small_steps_where_the_settings_ask_for_a_warm_up(world):
+    sizes = {}
+    for warmup in (0.0, 1.0):
+        hyper = tw.ppo(updates=10, warmup=warmup, epochs=1, minibatches=1)
+        found = sealed_after(world, f"warmup{warmup}", hyper)
+        sizes[warmup] = max(float(t.abs().max()) for k, t in found.items() if "policy/b." in k)
+    assert sizes[1.0] == pytest.approx(0.1 * sizes[0.0], rel=1e-3)
+
+
 def test_raising_beta_lowers_the_kl(world):
     kls = {}
     for beta in (0.0, 3.0):
@@ -110,6 +152,28 @@ def test_kl_is_named_per_response_and_per_token_and_they_agree(world):
     ):
         assert kl == pytest.approx(token * length, abs=1e-5)
     assert next(m for m in ran.result.measurements if m.name == "kl").unit == "nats/response"
+
+
+def test_the_kl_that_the_gate_reads_is_of_whole_replies_to_held_out_prompts(world):
+    world.heldout_prompts = world.heldout_prompts[:1]
+    ran = world.train(tw.ppo(updates=8, learning_rate=1e-2), "closing")
+    policy = load_adapter(world.model.spec, ran.context.out)
+    seeds = [state.seed_for(0, "closing", 0)]
+    [reply] = roll_out(LocalEngine(world.model), policy, world.heldout_prompts, seeds, 12)
+    ids = torch.tensor([[*reply.prompt, *reply.tokens]])
+    at = torch.arange(len(reply.prompt) - 1, ids.shape[1] - 1)[None]
+    with torch.no_grad():
+        hidden = world.model.trunk.hidden(Rows(ids, at), (policy, None))[:, 0]
+        logits = world.model.trunk.logits(hidden)
+    logits[..., list(world.model.render.blocked)] = -math.inf
+    chosen = logits.log_softmax(-1).gather(
+        -1, torch.tensor(reply.tokens)[None, :, None].repeat(2, 1, 1)
+    )
+    want = float((chosen[0] - chosen[1]).sum())
+    [kl] = [m.value for m in ran.result.measurements if m.name == "kl"]
+    assert len(reply.tokens) > 1
+    assert abs(want) > 0.01
+    assert kl == pytest.approx(want, abs=1e-4)
 
 
 def test_prompts_come_from_the_training_prompts_alone_and_none_twice_in_a_pass(world):
@@ -152,6 +216,17 @@ def test_a_plugin_s_term_is_rewarded_by_its_weight_and_named_in_the_metrics(worl
     gain = with_.values("score")[0] - plain.values("score")[0]
     assert gain == pytest.approx(0.1 * mean, abs=1e-5)
     assert with_.values("gauge") == plain.values("gauge")  # the gauge is the user's taste alone
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_reward_that_is_paid_for_length_alone_shows_as_such(world, sign):
+    ids = world.model.render
+    term = Term("long", lambda e: 1e3 * sign * len(ids.reply(e.reply)))
+    hyper = tw.ppo(updates=1, batch=32, learning_rate=0.0)
+    ran = world.train(hyper, "long", terms=[(term, 1.0)])
+    assert sign * ran.values("score_length")[0] > 0.9
+    flat = world.train(hyper, "flat")
+    assert abs(flat.values("score_length")[0]) < 0.9
 
 
 def test_a_plugin_s_term_that_is_not_a_number_is_named_once_and_changes_nothing(world):

@@ -268,6 +268,19 @@ async def test_nobody_is_named_before_the_pick_and_both_after_it(desk: Desk) -> 
         assert "both by the base model" in d.screen_text()
 
 
+async def test_no_side_is_picked_by_default(desk: Desk) -> None:
+    # whoever leans on enter or space must not teach that the left is better
+    async with desk() as d:
+        await d.send("hello")
+        await d.press("enter", "space", "tab", "enter", "home", "end", "ctrl+j")
+        assert d.chat.stage is Stage.CHOOSING
+        assert d.outcomes() == []
+        assert d.app.focused not in (d.chat.pair_view.left, d.chat.pair_view.right)
+        await d.press("right")
+        await d.stage(Stage.READY)
+        assert d.outcomes() == ["right"]
+
+
 async def test_both_panes_get_the_same_room(desk: Desk) -> None:
     for size in ((120, 40), (80, 24), (60, 18)):
         async with desk(size=size) as d:
