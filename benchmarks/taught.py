@@ -201,6 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a setting of every cell, such as ppo.updates=20 (repeatable)",
     )
     made.add_argument("--fresh", action="store_true", help="measure finished cells again")
+    made.add_argument(
+        "--kept", action="store_true", help="measure nothing: the tables of all cells kept so far"
+    )
     made.add_argument("--keep", metavar="FOLDER", help="keep the data folders here")
     options = made.parse_args(arguments)
     users = chosen(options.users, USERS, "user")
@@ -220,6 +223,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = report_of("taught", options)
     report.data["cells"] = {} if options.fresh else earlier(report, options)
     cells: dict[str, dict[str, Any]] = report.data["cells"]
+    if options.kept:
+        fill(report, cells, list(cells))
+        print("\n".join(report.texts))
+        return 0
     wanted = [
         {"picks": n, "user": u, "method": m, "seed": s}
         for s in seeds
@@ -332,11 +339,28 @@ def fill(report: Report, cells: Mapping[str, Mapping[str, Any]], wanted: Sequenc
         "Mean and 95% interval over seeds. Win rate over the start under the user's true taste;"
         " a refused candidate counts as 50%, for the user keeps the start.\n",
         table((*heads, *more), rows),
+        *against_ppo(done),
         "",
         bars_table(bars(done)),
         *(f"\nfailed: {key_of(c)}: {c['error']}" for c in failed),
     ]
     report.save()
+
+
+def against_ppo(done: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each method's win rate less PPO's on the same picks of the same user and seed."""
+    by_key = {key_of(c): c for c in done}
+    pairs: dict[tuple[int, str], list[float]] = {}
+    for c in done:
+        other = by_key.get(key_of({**c, "method": "ppo"}))
+        if other is not None and c["method"] != "ppo":
+            gap = c["win_rate"] - other["win_rate"]
+            pairs.setdefault((c["picks"], c["method"]), []).append(gap)
+    if not pairs:
+        return []
+    rows = [[*key, len(gaps), interval(gaps)] for key, gaps in sorted(pairs.items())]
+    said = "\nWin rate less PPO's, in points, on the same picks (users and seeds together).\n"
+    return [said, table(("picks", "method", "pairs", "less PPO's"), rows)]
 
 
 def bars(done: Sequence[Mapping[str, Any]]) -> list[Bar]:
