@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from hhchat.session import Pair
+from hhchat.pair import Pair
 from hhchat.text import one_line
 from hhchat.tui.dialogs import Ask, Write
 from hhchat.tui.keys import Stage

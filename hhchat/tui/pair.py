@@ -9,7 +9,7 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from hhchat.session import Pair
+from hhchat.pair import Pair
 from hhchat.tui.pane import ReplyPane
 from hhchat.tui.scale import ScaleBar
 

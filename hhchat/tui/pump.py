@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
+from hhchat.pair import Pair
 from hhchat.protocols import Engine
-from hhchat.session import Pair, Session
+from hhchat.session import Session
 from hhchat.text import one_line
 from hhchat.types import HhchatError, TooLong
 
