@@ -429,6 +429,27 @@ def test_warm_start_is_recorded_as_the_deviation_it_is(store: Store) -> None:
     assert store.snapshot(run.snapshot or "").parent == first.snapshot
 
 
+def test_a_warm_start_begins_as_the_assistant_and_any_other_run_as_the_base(
+    store: Store, home: Path
+) -> None:
+    fill(store)
+    starts: list[Path | None] = []
+
+    def work(trainer: Trainer, context: TrainingContext) -> StageResult:
+        starts.append(context.start)
+        return trainer.train(context)
+
+    how: dict[str, Any] = {"backend": FakeBackend(), "work": work}
+    first = pipeline.train(store, config(), plugins(), **how)
+    pipeline.train(store, config(), plugins(), **how)
+    assert starts == [None] * 4
+    current = store.current()
+    assert current is not None
+    pipeline.train(store, config(), plugins(), warm_start=True, **how)
+    assert first.state == "promoted"
+    assert starts[4:] == [home / "snapshots" / current.path / "fakeppo" / "policy"] * 2
+
+
 def test_without_held_out_prompts_the_user_is_warned_before_and_told_after(store: Store) -> None:
     fill(store, picks=40, prompts=0)
     events: list[Event] = []
