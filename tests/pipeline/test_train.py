@@ -152,6 +152,15 @@ def test_a_run_keeps_what_its_page_draws(store: Store, home: Path) -> None:
     assert not any(c.chosen.text in told for c in heldout)
 
 
+def test_both_assistants_are_measured_as_they_sample_without_decoding_tricks() -> None:
+    asked = [Prompt((Message("user", f"{i}"),)) for i in range(9)]
+    one, two = (evaluate.draws(asked, name, 3, 50) for name in ("candidate", "incumbent"))
+    for mine, theirs in zip(one, two, strict=True):
+        assert (mine.sampling.temperature, mine.sampling.top_p, mine.sampling.best_of) == (1, 1, 1)
+        assert replace(mine, snapshot="incumbent") == theirs  # the same seeds, prompt by prompt
+    assert len({d.seed for d in one}) == 9
+
+
 def test_each_tested_pick_is_kept_with_its_own_turn_mode_and_source() -> None:
     # pooled, an accuracy hides the turns and modes in which nothing was learnt
     picks = [
