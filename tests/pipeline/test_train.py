@@ -152,6 +152,15 @@ def test_a_run_keeps_what_its_page_draws(store: Store, home: Path) -> None:
     assert not any(c.chosen.text in told for c in heldout)
 
 
+def test_both_assistants_are_measured_as_they_sample_without_decoding_tricks() -> None:
+    asked = [Prompt((Message("user", f"{i}"),)) for i in range(9)]
+    one, two = (evaluate.draws(asked, name, 3, 50) for name in ("candidate", "incumbent"))
+    for mine, theirs in zip(one, two, strict=True):
+        assert (mine.sampling.temperature, mine.sampling.top_p, mine.sampling.best_of) == (1, 1, 1)
+        assert replace(mine, snapshot="incumbent") == theirs  # the same seeds, prompt by prompt
+    assert len({d.seed for d in one}) == 9
+
+
 def test_each_tested_pick_is_kept_with_its_own_turn_mode_and_source() -> None:
     # pooled, an accuracy hides the turns and modes in which nothing was learnt
     picks = [
@@ -429,6 +438,27 @@ def test_warm_start_is_recorded_as_the_deviation_it_is(store: Store) -> None:
     run = train(store, train={"warm_start": True}, fakeppo={"quality": 2.0})
     assert run.data["warm_start"] is True
     assert store.snapshot(run.snapshot or "").parent == first.snapshot
+
+
+def test_a_warm_start_begins_as_the_assistant_and_any_other_run_as_the_base(
+    store: Store, home: Path
+) -> None:
+    fill(store)
+    starts: list[Path | None] = []
+
+    def work(trainer: Trainer, context: TrainingContext) -> StageResult:
+        starts.append(context.start)
+        return trainer.train(context)
+
+    how: dict[str, Any] = {"backend": FakeBackend(), "work": work}
+    first = pipeline.train(store, config(), plugins(), **how)
+    pipeline.train(store, config(), plugins(), **how)
+    assert starts == [None] * 4
+    current = store.current()
+    assert current is not None
+    pipeline.train(store, config(), plugins(), warm_start=True, **how)
+    assert first.state == "promoted"
+    assert starts[4:] == [home / "snapshots" / current.path / "fakeppo" / "policy"] * 2
 
 
 def test_without_held_out_prompts_the_user_is_warned_before_and_told_after(store: Store) -> None:

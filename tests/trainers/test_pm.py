@@ -171,6 +171,21 @@ def test_replies_that_differ_only_past_what_the_model_reads_teach_nothing(world)
     assert pair_of(world.model, same, False) is None
 
 
+def test_no_conversation_is_in_both_halves(world):
+    # the model of one half would know from its own turns what the other is tested on
+    world.comparisons = [
+        replace(c, conversation=f"talk {i // 3}") for i, c in enumerate(world.comparisons)
+    ]
+    pairs = [pair_of(world.model, c, False) for c in world.comparisons]
+    for seed in range(5):
+        found = halves(pairs, seed)
+        talks = [{p.talk for p in found[half]} for half in ("a", "b")]
+        assert not talks[0] & talks[1]
+        assert talks[0] | talks[1] == {f"talk {i}" for i in range(16)}
+        assert sorted(p.id for half in found.values() for p in half) == sorted(p.id for p in pairs)
+        assert abs(len(found["a"]) - len(found["b"])) <= 3
+
+
 def test_imported_pairs_under_one_system_prompt_still_have_two_halves(world):
     system = Message("system", "Be kind.")
     world.comparisons = [
