@@ -177,3 +177,15 @@ def test_weights_that_a_step_made_infinite_end_the_run_with_the_best_policy(
     assert "weights that are not finite" in ran.result.info["stop"]
     kept = peft_tensors(load_adapter(world.model.spec, ran.context.out))
     assert all(t.isfinite().all() for t in kept.values())
+
+
+def test_weights_that_a_step_made_infinite_are_not_asked_for_a_reply_to_look_at(world, monkeypatch):
+    def explode(optimiser: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            optimiser.param_groups[0]["params"][0].fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    shown: list[int] = []
+    ran = world.train(EVERY["ppo"], "seen", show=lambda update, _: shown.append(update))
+    assert "weights that are not finite" in ran.result.info["stop"]
+    assert not shown
