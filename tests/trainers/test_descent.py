@@ -159,7 +159,7 @@ def test_a_preference_model_whose_weights_a_step_made_infinite_says_so(world, mo
             optimiser.param_groups[0]["params"][0].fill_(float("inf"))
 
     monkeypatch.setattr(torch.optim.AdamW, "step", explode)
-    with pytest.raises(HhchatError, match="weights that are not finite.*lower .pm. learning_rate"):
+    with pytest.raises(HhchatError, match="weights that are not finite"):
         world.train(tw.pm(halves=False, patience=0), "burst")
 
 
