@@ -117,9 +117,10 @@ def trainers_of(config: Config, plugins: Plugins, stages: Sequence[str] | None) 
     for place, trainer in enumerate(trainers):
         for needed in getattr(trainer, "needs", ()):
             if needed not in names[:place]:
+                mended = dict.fromkeys([*names[:place], needed, *names[place:]])
                 raise BadInput(
                     f"stage {trainer.name!r} needs {needed!r} before it: "
-                    f"--stages {','.join([*names[:place], needed, trainer.name])}"
+                    f"--stages {','.join(mended)}"
                 )
     return trainers
 

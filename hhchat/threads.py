@@ -11,9 +11,9 @@ import threading
 from contextlib import suppress
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-# oneDNN keeps the code it writes for each shape of product, by default for 1,024 shapes, and torch
-# keeps as many of its own: a megabyte for each length of a batch, a gigabyte within a run. Layers
-# of one pass share their shapes, so a few dozen are as quick.
+# oneDNN keeps the code it writes for each shape of product: for all that recur in a run
+# (kernels.recurring), as writing it again is dear. torch keeps as many of its own, which are as
+# much memory again and no quicker.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 

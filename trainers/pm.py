@@ -202,8 +202,7 @@ class PM:
             context.log(Metric("pm", done + update, "progress", (done + update + 1) / total))
             if descent.spoilt and best is None:
                 raise HhchatError(
-                    "the preference model's loss was not finite twice in a row; "
-                    "lower [pm] learning_rate"
+                    f"no preference model came of it: {descent.why}; lower [pm] learning_rate"
                 )
             due = (update + 1) % check == 0 or update + 1 == updates
             if stopping and due and not descent.spoilt:
@@ -233,6 +232,8 @@ class PM:
                 budget.world,
             )
             if through:
+                if descent.spoilt:
+                    context.report(f"pm stopped at update {update + 1}: {descent.why}")
                 break
         if best is not None:
             state.restore_module("best", role, best[1])

@@ -157,7 +157,8 @@ class PolicyLearner:
             for name, number in readings.items():
                 self.context.log(Metric(self.stage, update, name, number))
             self.seal(update + 1)
-            glimpse.look(update, self.policy)
+            if not self.descent.spoilt:  # nan has no next token; on a GPU asking breaks the process
+                glimpse.look(update, self.policy)
             if self.stop:
                 self.context.report(f"{self.stage} stopped at update {update + 1}: {self.stop}")
                 break

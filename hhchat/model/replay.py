@@ -6,10 +6,21 @@ microseconds each. A graph launches them in one call.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
+
+_TURN = threading.Lock()  # a process records one graph at a time
+
+
+@cache
+def _side(device: torch.device) -> torch.cuda.Stream:
+    """The one stream on which a device warms up and records: torch keeps memory and a workspace of
+    tens of MiB for each stream that it has met."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Replay:
@@ -22,45 +33,49 @@ class Replay:
     """
 
     def __init__(self, work: Callable[[], Tensor], device: torch.device) -> None:
-        self._work = work
+        self._work, self._device = work, device
         self._records = device.type == "cuda"
         self._warm = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._out: Tensor | None = None
 
     def __call__(self) -> Tensor:
-        if not self._records:
+        if self._records and self._graph is None:
+            # on another device than the current one, kernels would pass a recording by
+            with _TURN, torch.cuda.device(self._device):
+                if not self._warm:
+                    self._warm = True
+                    return self._aside()
+                self._record()
+        if self._graph is None:
             return self._work()
-        if not self._warm:
-            self._warm = True
-            return self._aside()
-        if self._graph is None and not self._record():
-            return self._work()
-        assert self._graph is not None
         assert self._out is not None
         self._graph.replay()
         return self._out
 
     def _aside(self) -> Tensor:
         """A turn on a stream of its own, as recording wants it."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = _side(self._device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             made = self._work()
         torch.cuda.current_stream().wait_stream(stream)
         return made
 
-    def _record(self) -> bool:
-        """Record a turn without running it; False where something in it can not be recorded."""
-        graph = torch.cuda.CUDAGraph()
+    def _record(self) -> None:
+        """Record a turn without running it, unless something in it can not be recorded."""
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # other threads may use the device meanwhile
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, stream=_side(self._device), capture_error_mode="thread_local"
+            ):
                 out = self._work()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
             self._records = False
-            return False
+            return
+        finally:
+            torch.cuda.set_stream(before)  # torch stays on the other one when recording fails
         self._graph, self._out = graph, out
-        return True

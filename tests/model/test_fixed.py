@@ -5,11 +5,14 @@ Here they run as written, on a CPU; that a recorded step says the same needs a G
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import hhchat.model.replay as replay_module
 from hhchat.model import Adapter, LocalEngine, Model
 from hhchat.model.decode import Batch, Row
 from hhchat.model.decoder import Decoder
@@ -95,6 +98,75 @@ def test_work_that_can_not_be_recorded_is_run_as_written(llama):
     turns = []
     replay = Replay(lambda: torch.tensor(turns.append(0) or len(turns)), torch.device("cpu"))
     assert [int(replay()) for _ in range(3)] == [1, 2, 3]
+
+
+class FakeCuda:
+    """torch.cuda as far as a recording goes: whose device and stream a turn is run on."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails, self.devices, self.streams, self.made = fails, [0], ["main"], 0
+
+    def Stream(self, device):
+        self.made += 1
+        owner = self
+
+        class Stream(str):
+            def wait_stream(self, other):
+                assert owner.devices[-1] == device.index
+
+        return Stream(f"side{self.made}")
+
+    @contextmanager
+    def device(self, device):
+        self.devices.append(device.index)
+        yield
+        self.devices.pop()
+
+    @contextmanager
+    def stream(self, stream):
+        self.streams.append(stream)
+        yield
+        self.streams.pop()
+
+    @contextmanager
+    def graph(self, graph, stream, capture_error_mode):
+        self.streams.append(stream)
+        yield
+        if self.fails:  # as torch does: the stream is left as it was while recording
+            raise RuntimeError("operation failed due to a previous error during capture")
+        self.streams.pop()
+
+    def current_stream(self):
+        found = self.streams[-1]
+        return found if found != "main" else SimpleNamespace(wait_stream=lambda other: None)
+
+    def set_stream(self, stream):
+        del self.streams[1:]
+
+    def CUDAGraph(self):
+        return SimpleNamespace(replay=lambda: None)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_recordings_share_a_stream_of_their_own_device_and_leave_it(monkeypatch, fails):
+    fake = FakeCuda(fails)
+    for name in ("Stream", "device", "stream", "graph", "current_stream", "set_stream"):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", fake.CUDAGraph)
+    replay_module._side.cache_clear()
+    where = []
+    for _ in range(2):
+        replay = Replay(
+            lambda: where.append((fake.devices[-1], fake.streams[-1])) or torch.zeros(1),
+            torch.device("cuda:1"),
+        )
+        for _ in range(3):
+            replay()
+            assert fake.streams == ["main"]
+            assert fake.devices == [0]
+    replay_module._side.cache_clear()
+    turns = [(1, "side1"), (1, "side1")] + [(0, "main")] * (2 if fails else 0)
+    assert where == turns * 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -283,7 +283,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(store: Store) 
         ({"train": {"stages": ["fakepp"]}}, "did you mean"),
         ({"train": {"stages": ["../x"]}}, "name of a folder"),
         ({"train": {"stages": ["fakeppo"]}}, "'fakeppo' needs 'fakepm' before it: --stages fakepm"),
-        ({"train": {"stages": ["fakeppo", "fakepm"]}}, "needs 'fakepm' before it"),
+        ({"train": {"stages": ["fakeppo", "fakepm"]}}, "before it: --stages fakepm,fakeppo$"),
         ({"fakeppo": {"updats": 3}}, "did you mean 'updates'"),
         ({"gate": {"max_lk": 3}}, "did you mean 'max_kl'"),
         ({"weights": {"nosuch": 1.0}}, "nosuch"),

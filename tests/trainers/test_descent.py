@@ -149,8 +149,18 @@ def test_two_losses_in_a_row_that_are_not_finite_end_the_run_with_the_best_polic
 
 def test_a_preference_model_that_is_lost_ends_the_run_in_one_line(world, monkeypatch):
     spoil(world, monkeypatch, lambda number: number >= 3)
-    with pytest.raises(HhchatError, match="was not finite twice in a row"):
+    with pytest.raises(HhchatError, match="two losses in a row were not finite; lower"):
         world.train(tw.pm(halves=False, patience=0), "lost")
+
+
+def test_a_preference_model_whose_weights_a_step_made_infinite_says_so(world, monkeypatch):
+    def explode(optimiser: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            optimiser.param_groups[0]["params"][0].fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    with pytest.raises(HhchatError, match="weights that are not finite"):
+        world.train(tw.pm(halves=False, patience=0), "burst")
 
 
 def test_a_preference_model_that_is_lost_after_its_best_point_keeps_that_one(world, monkeypatch):
@@ -158,6 +168,7 @@ def test_a_preference_model_that_is_lost_after_its_best_point_keeps_that_one(wor
     spoil(world, monkeypatch, lambda number: number >= 7)
     ran = world.train(hyper, "kept")
     assert len(ran.values("loss")) == 8
+    assert "pm stopped at update 8: two losses in a row were not finite" in ran.told
     assert ran.result.preference is not None
     best = min(ran.values("heldout_loss"))
     measured = {m.name: m.value for m in ran.result.measurements}
@@ -177,3 +188,15 @@ def test_weights_that_a_step_made_infinite_end_the_run_with_the_best_policy(
     assert "weights that are not finite" in ran.result.info["stop"]
     kept = peft_tensors(load_adapter(world.model.spec, ran.context.out))
     assert all(t.isfinite().all() for t in kept.values())
+
+
+def test_weights_that_a_step_made_infinite_are_not_asked_for_a_reply_to_look_at(world, monkeypatch):
+    def explode(optimiser: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            optimiser.param_groups[0]["params"][0].fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    shown: list[int] = []
+    ran = world.train(EVERY["ppo"], "seen", show=lambda update, _: shown.append(update))
+    assert "weights that are not finite" in ran.result.info["stop"]
+    assert not shown
