@@ -142,6 +142,8 @@ class Batch:
             self._fixed = self._fixed or _Fixed(self)
             chosen = self._fixed.advance(self.uniform[:, self.made])
             self.column += 1
+            if self._fixed.failed:  # what gains nothing by its fixed shape goes on without
+                self.decoder.fixed, self._fixed = False, None
         else:
             if self.made:
                 self.logits = self.decoder.step(self._last(), self.column, self.start, self.cache)
@@ -219,6 +221,11 @@ class _Fixed:
         """The next token of each row [B] at uniform [B]."""
         self._draw.copy_(uniform)
         return self._replay()
+
+    @property
+    def failed(self) -> bool:
+        """Whether this decoder's steps can not be recorded."""
+        return self._replay.failed
 
 
 def _padded(values: Tensor, size: int) -> Tensor:

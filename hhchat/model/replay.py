@@ -29,8 +29,10 @@ class Replay:
 
     Run as written on a CPU. On CUDA its first turn is run as written too (libraries set up their
     workspaces then), its second is recorded, and from there on it is replayed. What can not be
-    recorded is run as written for good.
+    recorded is run as written for good, and `failed` says so.
     """
+
+    failed = False
 
     def __init__(self, work: Callable[[], Tensor], device: torch.device) -> None:
         self._work, self._device = work, device
@@ -74,7 +76,7 @@ class Replay:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
-            self._records = False
+            self._records, self.failed = False, True
             return
         finally:
             torch.cuda.set_stream(before)  # torch stays on the other one when recording fails

@@ -49,6 +49,14 @@ def test_a_graph_s_steps_say_what_plain_steps_say(make_tiny, family, merged):
     assert said(model, replace(plain, fixed=True), rows()) == want
 
 
+def test_a_batch_whose_steps_can_not_be_recorded_goes_on_with_growing_ones(llama, monkeypatch):
+    monkeypatch.setattr(Replay, "failed", True)
+    plain = Decoder(llama.trunk, None)
+    fixed = replace(plain, fixed=True)
+    assert said(llama, fixed, rows()) == said(llama, plain, rows())
+    assert not fixed.fixed
+
+
 def test_a_chat_goes_on_from_the_cache_that_a_graph_filled(llama):
     fixed = replace(Decoder(llama.trunk, None), fixed=True)
     prompts = rows(1)
