@@ -298,6 +298,8 @@ class PolicyLearner:
             return "the gauge is not finite"
         if readings.get("kl", 0.0) > hyper.max_kl:
             return f"KL {readings['kl']:.1f} is over the budget of {hyper.max_kl:g} nats"
+        if readings.get("kl_most", 0.0) < -0.05:  # trap 10: no KL is negative but by chance
+            return f"KL is {readings['kl']:.2f}: replies are not sampled as they are scored"
         if readings["unfinished"] > self.first["unfinished"] + hyper.max_unfinished:
             return f"{readings['unfinished']:.0%} of the replies do not end"
         if not hyper.min_length_ratio <= ratio <= hyper.max_length_ratio:

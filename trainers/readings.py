@@ -40,8 +40,11 @@ def kl_readings(scored: Scored) -> dict[str, float]:
     """KL to the reference, per response (k1 and the never negative k3) and per token."""
     mask = scored.tokens.mask_BT
     kl = response_kl(scored.logprobs_BT, scored.reference_BT, mask)
+    mean = float(kl.mean())
+    error = float(kl.std()) / math.sqrt(len(kl)) if len(kl) > 1 else abs(mean)
     return {
-        "kl": float(kl.mean()),
+        "kl": mean,
+        "kl_most": mean + 3 * error,
         "kl_k3": float(response_k3(scored.logprobs_BT, scored.reference_BT, mask).mean()),
         "kl_per_token": float(kl.sum() / mask.sum()),
         "entropy": float(-(scored.logprobs_BT * mask).sum() / mask.sum()),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import trainer_world as tw
-from hhchat_trainers import state
+from hhchat_trainers import policy, state
 from hhchat_trainers.rollout import roll_out, tensors
 from safetensors.torch import load_file
 
@@ -276,6 +276,18 @@ def test_a_guard_stops_the_run_with_its_reason_and_keeps_a_policy(world, changes
     load_adapter(world.model.spec, ran.context.out)
 
 
+def test_replies_that_are_not_sampled_as_they_are_scored_stop_the_run(world, tmp_path, monkeypatch):
+    def other(engine, role, *arguments):  # the bare base speaks in the policy's place
+        return roll_out(engine, None, *arguments)
+
+    monkeypatch.setattr(policy, "roll_out", other)
+    hyper = tw.ppo(updates=30, learning_rate=1e-2, batch=32, patience=0)
+    ran = world.train(hyper, "another")
+    assert "not sampled as they are scored" in ran.result.info["stop"]
+    assert ran.values("kl")[-1] < 0
+    assert len(ran.values("kl")) < 30
+
+
 def test_two_losses_that_are_not_finite_end_the_run_with_the_start_kept(world, tmp_path):
     start = start_adapter(world, tmp_path / "start", size=0.01)
     hyper = tw.ppo(learning_rate=1e35, minibatches=4)
@@ -375,8 +387,8 @@ def test_the_saved_policy_talks_as_the_policy_that_was_measured(world):
     ran = world.train(tw.ppo(updates=3, learning_rate=1e-2), "talks")
     engine = LocalEngine(world.model, lambda name: (name, ran.context.out))
     draws = [Draw(p.messages, 5, Sampling(max_new_tokens=12), "s") for p in world.heldout_prompts]
-    policy = load_adapter(world.model.spec, ran.context.out)
-    rolled = roll_out(LocalEngine(world.model), policy, world.heldout_prompts, [5] * 16, 12)
+    spoken = load_adapter(world.model.spec, ran.context.out)
+    rolled = roll_out(LocalEngine(world.model), spoken, world.heldout_prompts, [5] * 16, 12)
     assert [list(g.token_ids) for g in engine.generate(draws)] == [r.tokens for r in rolled]
     assert [g.text for g in engine.generate(draws)] == [r.text for r in rolled]
 
