@@ -40,11 +40,11 @@ def kl_readings(scored: Scored) -> dict[str, float]:
     """KL to the reference, per response (k1 and the never negative k3) and per token."""
     mask = scored.tokens.mask_BT
     kl = response_kl(scored.logprobs_BT, scored.reference_BT, mask)
-    mean = float(kl.mean())
-    error = float(kl.std()) / math.sqrt(len(kl)) if len(kl) > 1 else abs(mean)
+    made = {"kl": float(kl.mean())}
+    if len(kl) >= 32:  # of fewer, one rare reply that was not drawn makes all the difference
+        made["kl_most"] = made["kl"] + 4 * float(kl.std()) / math.sqrt(len(kl))
     return {
-        "kl": mean,
-        "kl_most": mean + 3 * error,
+        **made,
         "kl_k3": float(response_k3(scored.logprobs_BT, scored.reference_BT, mask).mean()),
         "kl_per_token": float(kl.sum() / mask.sum()),
         "entropy": float(-(scored.logprobs_BT * mask).sum() / mask.sum()),
