@@ -47,7 +47,7 @@ class Speaker:
 def logged(world) -> dict[str, set[str]]:
     """Every name that a short run of each trainer and of the evaluation logs, by section."""
     pm = world.train(tw.pm(epochs=2, patience=2), "pm-metrics")
-    trainers = {"ppo": tw.ppo(updates=2), **METHODS}
+    trainers = {"ppo": tw.ppo(updates=2, batch=32), **METHODS}
     ran = [
         world.train(trainer, f"m-{name}", terms=[(Warm(), 0.1)])
         for name, trainer in trainers.items()
