@@ -25,6 +25,7 @@ from benchmarks.common import (
     Report,
     bars_table,
     chosen,
+    command_line,
     hhchat_command,
     parser,
     report_of,
@@ -221,8 +222,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else list(range(int(options.seeds)))
     )
     report = report_of("taught", options)
-    report.data["cells"] = {} if options.fresh else earlier(report, options)
-    cells: dict[str, dict[str, Any]] = report.data["cells"]
+    found = {} if options.fresh else earlier(report, options)
+    cells: dict[str, dict[str, Any]] = found.get("cells", {})
+    commands: list[str] = found.get("commands", [])
+    if not options.kept and command_line() not in commands:
+        commands.append(command_line())
+    report.data |= {"cells": cells, "commands": commands}
     if options.kept:
         fill(report, cells, list(cells))
         print("\n".join(report.texts))
@@ -269,14 +274,14 @@ def taught(
 
 
 def earlier(report: Report, options: argparse.Namespace) -> dict[str, Any]:
-    """Cells that the same command measured before it was stopped."""
+    """What the same command measured before it was stopped: cells and commands."""
     if report.out is None or not report.out.is_file():
         return {}
     content = json.loads(report.out.read_text())
     same = ("quantization", "prompts", "sets", "candidates", "flip", "facts", "threads", "jobs")
     if any(content["settings"].get(k) != getattr(options, k) for k in same):
         sys.exit(f"{report.out.name} holds cells of other settings: give --fresh or another --out")
-    found: dict[str, Any] = content["results"]["cells"]
+    found: dict[str, Any] = content["results"]
     return found
 
 
@@ -343,6 +348,7 @@ def fill(report: Report, cells: Mapping[str, Mapping[str, Any]], wanted: Sequenc
         "",
         bars_table(bars(done)),
         *(f"\nfailed: {key_of(c)}: {c['error']}" for c in failed),
+        "\nMeasured by " + ", then ".join(f"`{c}`" for c in report.data["commands"]),
     ]
     report.save()
 
