@@ -227,7 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: list[str] = found.get("commands", [])
     if not options.kept and command_line() not in commands:
         commands.append(command_line())
-    report.data |= {"cells": cells, "commands": commands}
+    remarks = found.get("remarks", [])  # written into the file by whoever kept it
+    report.data |= {"cells": cells, "commands": commands, "remarks": remarks}
     if options.kept:
         fill(report, cells, list(cells))
         print("\n".join(report.texts))
@@ -349,6 +350,7 @@ def fill(report: Report, cells: Mapping[str, Mapping[str, Any]], wanted: Sequenc
         bars_table(bars(done)),
         *(f"\nfailed: {key_of(c)}: {c['error']}" for c in failed),
         "\nMeasured by " + ", then ".join(f"`{c}`" for c in report.data["commands"]),
+        *(f"\n{remark}." for remark in report.data["remarks"]),
     ]
     report.save()
 

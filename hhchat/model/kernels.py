@@ -59,8 +59,8 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def recurring(rows: int) -> int:
     """`rows` of a product rounded up to one of few numbers, about four an octave.
 
-    oneDNN writes code for each number of rows that it meets, a millisecond or more a product (three
-    with AMX): with lengths that change every batch that is half the time of a small model."""
+    oneDNN writes code for each number of rows that it meets: with lengths that change every batch
+    that can take two fifths of the time of a small model (docs/log.md)."""
     return rows if rows <= 16 else -(-rows // _step(rows)) * _step(rows)
 
 
