@@ -227,7 +227,13 @@ async def test_leaving_a_training_to_itself_does_not_lose_an_unsaved_pick(
         await d.press("enter")
         await d.until(lambda: d.app.return_code is not None)
         assert d.outcomes() == ["left"]
-        await d.until(lambda: not d.chat.training.running)
+        training = d.chat.training
+
+        def stopped() -> bool:
+            training.look()  # an app that has ended looks no more
+            return not training.running
+
+        await d.until(stopped)
 
 
 # Comments, titles, versions, old pairs -----------------------------------------------------------
