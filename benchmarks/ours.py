@@ -133,7 +133,7 @@ class PMPass:
         model = load(settings, work)
         self.trainer = PM(rank=settings["rank"], batch_pairs=settings["batch"])
         self.made = PreferenceModel(model, PreferenceRole(model, settings["rank"]))
-        optimiser = torch.optim.AdamW(self.made.role.parameters(), lr=1e-5)
+        optimiser = torch.optim.AdamW(self.made.role.parameters(), lr=1e-5, fused=True)
         self.descent = Descent(optimiser, Budget(model.micro))
         self.pairs = [Pair(Judged(p, [c, r]), 1.0) for p, c, r in work.pairs]
         self.batch = settings["batch"]

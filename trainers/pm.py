@@ -166,7 +166,7 @@ class PM:
             {"params": head, "factor": self.head_rate * 256 / width, "weight_decay": 0.0},
         ]
         optimiser = torch.optim.AdamW(
-            groups, lr=peak, betas=(0.9, 0.95), weight_decay=self.weight_decay
+            groups, lr=peak, betas=(0.9, 0.95), weight_decay=self.weight_decay, fused=True
         )
         descent = Descent(optimiser, budget)
         folder = context.state / which

@@ -129,6 +129,7 @@ class PolicyLearner:
             betas=(0.9, 0.95),
             eps=1e-5,  # trap 22: the default makes early updates aggressive
             weight_decay=0.0,
+            fused=True,
         )
         clips = [list(module.parameters()) for module in self.modules.values()]
         limit = self.settings.grad_norm

@@ -83,7 +83,9 @@ def fit(model: Model, exchanges: Sequence[Exchange], epochs: int = EPOCHS) -> Pr
     head = nn.Linear(model.spec.hidden, targets.shape[1]).to(model.device)
     rates = {2e-3: list(role.adapter.parameters()), 5e-3: [role.context_end, *head.parameters()]}
     optimiser = torch.optim.AdamW(
-        [{"params": p, "lr": r, "peak": r} for r, p in rates.items()], betas=(0.9, 0.98)
+        [{"params": p, "lr": r, "peak": r} for r, p in rates.items()],
+        betas=(0.9, 0.98),
+        fused=True,
     )
     sizes = [size_of(r) for r in rows]
     batches = [b for epoch in range(epochs) for b in batches_of(sizes, epoch)]

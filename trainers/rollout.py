@@ -13,7 +13,8 @@ from hhchat.model.decode import Row
 from hhchat.model.engine import make_decoder
 from hhchat.model.lora import Adapter
 from hhchat.model.preference import ScalarHead, by_length
-from hhchat.model.trunk import Role, Rows
+from hhchat.model.rows import Rows
+from hhchat.model.trunk import Role
 from hhchat.parallel import ALONE, World
 from hhchat.types import Exchange, Message, Prompt
 
@@ -94,7 +95,13 @@ def tensors(responses: Sequence[Response]) -> Tokens:
         tokens[i, :n] = torch.tensor(r.tokens)
         tokens[i, n:] = r.tokens[-1]  # pads repeat a token that can be sampled: 0 * -inf is nan
         mask[i, :n] = 1.0
-    return Tokens(Rows(ids, at), tokens, mask)
+    rows = Rows(
+        ids,
+        at,
+        lengths=[r.length for r in responses],
+        reads=[len(r.tokens) for r in responses],
+    )
+    return Tokens(rows, tokens, mask)
 
 
 def logprobs_of(model: Model, hidden: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:

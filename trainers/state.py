@@ -104,9 +104,7 @@ def restore_optimiser(
         start = f"{prefix}/{i}/"
         found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
         if found:
-            optimiser.state[p] = {
-                k: v.clone() if k == "step" else v.to(p.device, copy=True) for k, v in found.items()
-            }
+            optimiser.state[p] = {k: v.to(p.device, copy=True) for k, v in found.items()}
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> Iterable[nn.Parameter]:

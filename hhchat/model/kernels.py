@@ -7,7 +7,6 @@ frozen. All of them agree with their autograd counterparts to rounding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
@@ -59,25 +58,13 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def recurring(rows: int) -> int:
     """`rows` of a product rounded up to one of few numbers, about four an octave.
 
-    oneDNN writes code for each number of rows that it meets: with lengths that change every batch
-    that can take two fifths of the time of a small model (docs/log.md)."""
-    return rows if rows <= 16 else -(-rows // _step(rows)) * _step(rows)
-
-
-def recurring_width(count: int, width: int) -> int:
-    """The least width from `width` at which `count` rows of it come to a recurring number; near it
-    for counts that would need an eighth more."""
-    if count * width <= 16:
-        return width
-    step = _step(count * width)
-    each = step // math.gcd(count, step)
-    while each > 1 and each * 8 > width:
-        each //= 2
-    return -(-width // each) * each
-
-
-def _step(rows: int) -> int:
-    return 16 if rows <= 256 else 32 if rows <= 512 else 64
+    oneDNN writes code for each number of rows that it meets, and keeps it: with lengths that change
+    every batch that can take two fifths of the time of a small model, and much of its memory
+    (docs/log.md). Finer numbers waste fewer rows and were no quicker."""
+    if rows <= 16:
+        return rows
+    step = 16 if rows <= 64 else 32 if rows <= 128 else 64 if rows <= 512 else 128
+    return -(-rows // step) * step
 
 
 class Packed:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hhchat.model.base import Model
 from hhchat.model.locate import same_base
 from hhchat.model.lora import Adapter, load_adapter, save_adapter
-from hhchat.model.trunk import Rows
+from hhchat.model.rows import Rows
 from hhchat.types import Exchange, Generation, Message, ModelError, drop_oldest_turn
 
 CONTEXT_END = -1  # the id that stands for the PM's own token
@@ -104,9 +104,10 @@ def pack(rows: Sequence[Judged]) -> Rows:
         branch[i, : len(row_ids)] = torch.tensor(row_branch)
         positions[i, : len(row_ids)] = torch.tensor(row_positions)
         at[i, : len(row_at)] = torch.tensor(row_at)
+    lengths, reads = [len(x[0]) for x in layouts], [len(x[3]) for x in layouts]
     if width == 1:  # one reply each: plain causal rows
-        return Rows(ids, at)
-    return Rows(ids, at, branch, positions)
+        return Rows(ids, at, lengths=lengths, reads=reads)
+    return Rows(ids, at, branch, positions, lengths, reads)
 
 
 def _layout(row: Judged) -> tuple[list[int], list[int], list[int], list[int]]:
@@ -121,15 +122,12 @@ def _layout(row: Judged) -> tuple[list[int], list[int], list[int], list[int]]:
 
 
 def by_length(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices in groups of like sizes whose padded total stays within `tokens` (at least one).
-
-    Full groups are of 1, 2, 4 or a multiple of 8: shapes that recur (kernels.recurring)."""
+    """Indices in groups of like sizes whose padded total stays within `tokens` (at least one)."""
     group: list[int] = []
     for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
-        while group and sizes[i] * (len(group) + 1) > tokens:
-            size = len(group) // 8 * 8 or 1 << (len(group).bit_length() - 1)
-            yield group[:size]
-            group = group[size:]
+        if group and sizes[i] * (len(group) + 1) > tokens:
+            yield group
+            group = []
         group.append(i)
     if group:
         yield group

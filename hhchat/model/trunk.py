@@ -9,7 +9,6 @@ reference), and the decoder (decoder.py) runs a column of tokens against a stati
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,52 +20,17 @@ from hhchat.model.kernels import (
     Packed,
     adapted_product,
     chosen_logprobs,
-    recurring_width,
     rms_norm,
     swiglu,
     turn_,
     turned_heads,
 )
 from hhchat.model.lora import Adapter
+from hhchat.model.rows import Line, Rows, Spread
 from hhchat.model.spec import Linear, Spec
 from hhchat.model.weights import Layer, Weight
 
 Role = Adapter | None  # None is the bare base: the reference of a first run
-
-
-@dataclass
-class Rows:
-    """Sequences to score, right-padded: real tokens come first, so a causal mask hides the pads.
-
-    ids [B, T]; at [B, R] positions to read (any value is fine where nothing is read).
-    branch [B, T] is None for plain rows. Otherwise a row is a prefix (0) followed by branches
-    (1, 2, ...) that see the prefix and themselves, each starting at the position after it; -1 pads.
-    """
-
-    ids: Tensor
-    at: Tensor
-    branch: Tensor | None = None
-    positions: Tensor | None = None
-
-    def evened(self) -> Rows:
-        """With more pads, so that products meet few numbers of rows (kernels.recurring)."""
-        batch, length = self.ids.shape
-        more = recurring_width(batch, length) - length
-        reads = recurring_width(batch, self.at.shape[1]) - self.at.shape[1]
-        return Rows(
-            F.pad(self.ids, (0, more)),
-            F.pad(self.at, (0, reads)),
-            None if self.branch is None else F.pad(self.branch, (0, more), value=-1),
-            None if self.positions is None else F.pad(self.positions, (0, more)),
-        )
-
-    def to(self, device: torch.device) -> Rows:
-        return Rows(
-            self.ids.to(device),
-            self.at.to(device),
-            None if self.branch is None else self.branch.to(device),
-            None if self.positions is None else self.positions.to(device),
-        )
 
 
 class Trunk:
@@ -103,43 +67,44 @@ class Trunk:
         """Normed last hidden states [len(roles), B, R, H] in fp32 at `rows.at`, one block a role.
 
         `context_end` [H] is the embedding of the end-of-context token, written as id -1 in ids.
-        The last layer is computed only where it is read.
+        The last layer is computed only where it is read. Past a row's `reads` the states are of
+        some other place and have no gradient.
         """
-        reads = rows.at.shape[1]
-        if rows.ids.device.type == "cpu":
-            rows = rows.evened()
-        ids = rows.ids
+        count, batch, device = len(roles), len(rows.ids), rows.ids.device
+        groups = rows.alike()
+        order = [b for group in groups for b in group]
+        parts = [rows.some(group) for group in groups]
+        lengths, reads = rows.counts()
+        pads = sum(lengths) < rows.ids.numel(), sum(reads) < rows.at.numel()
+        line, read_line = (
+            Line(n, order, count, p) for n, p in zip((lengths, reads), pads, strict=True)
+        )
+        pairs = list(zip(groups, parts, strict=True))
+        tokens = line.rows([(group, part.ids.shape[1]) for group, part in pairs], device)
+        read = read_line.rows([(group, part.at.shape[1]) for group, part in pairs], device)
+        where = read.pack([line.places(group, part.at) for group, part in pairs])
+        # block j of the line goes through roles[j]
+        ids = tokens.pack([p.ids.repeat(count, 1) for p in parts])
         x = F.embedding(ids.clamp_min(0), self.embed).float()
         if self.spec.embed_scale != 1.0:
             # transformers rounds the scale to the embedding's dtype; fp32 here on purpose
             x = x * self.spec.embed_scale
         if context_end is not None:
             x = torch.where((ids == -1).unsqueeze(-1), context_end.to(x.dtype), x)
-        count, (batch, length) = len(roles), ids.shape
-        positions = rows.positions
-        cos, sin = self.tables(length if positions is None else int(positions.max()) + 1, x.device)
-        inner = torch.float32 if ids.device.type == "cpu" else dtype
-        masks = self._masks(rows, length, count, inner)
-        x = x.repeat(count, 1, 1)  # block j of the batch goes through roles[j]
-        at = rows.at.repeat(count, 1)
+        inner = torch.float32 if device.type == "cpu" else dtype
+        sights = [_Sight(self, part, count, inner) for part in parts]
         last = len(self.layers) - 1
-        turns: dict[int, tuple[Tensor, Tensor]] = {}
         for i, layer in enumerate(self.layers):
-            if id(cos[i]) not in turns:
-                c, s = cos[i][:length], sin[i][:length]
-                if positions is not None:
-                    c, s = (t[positions].repeat(count, 1, 1) for t in (cos[i], sin[i]))
-                turns[id(cos[i])] = c, s
-            c, s = turns[id(cos[i])]
-            mask = masks[0 if self.spec.windows[i] is None else 1]
-            read = at if i == last else None
+            to = (read, where) if i == last else None
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(
-                    self._layer, layer, i, x, c, s, mask, read, roles, dtype, use_reentrant=False
+                    *(self._layer, layer, i, x, tokens, to, sights, roles, dtype),
+                    use_reentrant=False,
                 )
             else:
-                x = self._layer(layer, i, x, c, s, mask, read, roles, dtype)
-        return self.normalise(x, self.norm).view(count, batch, at.shape[1], -1)[:, :, :reads]
+                x = self._layer(layer, i, x, tokens, to, sights, roles, dtype)
+        plain = read_line.rows([(range(batch), rows.at.shape[1])], device)
+        return plain.spread(self.normalise(x, self.norm))[0].view(count, batch, -1, x.shape[-1])
 
     def logits(self, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """[..., H] -> fp32 logits [..., V]."""
@@ -164,68 +129,36 @@ class Trunk:
             logits = logits.index_fill(-1, blocked, float("-inf"))
         return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
-    def _masks(
-        self, rows: Rows, length: int, count: int, dtype: torch.dtype
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """(full, windowed) masks [B count or 1, 1, T, T], 0 where seen and -inf where not; None
-        means plain causal. Added once here, for attention turns a boolean one at every layer."""
-        window = max((w for w in self.spec.windows if w is not None), default=None)
-        order = torch.arange(length, device=rows.ids.device)
-        causal = (order[:, None] >= order[None, :])[None]
-        full: Tensor | None = None
-        if rows.branch is not None:
-            mine, theirs = rows.branch[:, :, None], rows.branch[:, None, :]
-            # a pad sees itself, so that no row of the softmax is empty
-            full = causal & ((theirs == 0) | (theirs == mine))
-        near = full
-        if window is not None and length > window:
-            where = order[None] if rows.positions is None else rows.positions
-            near = where[:, :, None] - where[:, None, :] < window
-            near = near & (causal if full is None else full)
-
-        def added(seen: Tensor | None) -> Tensor | None:
-            if seen is None:
-                return None
-            mask = additive(seen, dtype).unsqueeze(1)
-            return mask if mask.shape[0] == 1 else mask.repeat(count, 1, 1, 1)
-
-        made = added(full)
-        return made, made if near is full else added(near)
-
     def _layer(
         self,
         layer: Layer,
         index: int,
         x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None,
-        read: Tensor | None,
+        tokens: Spread,
+        read: tuple[Spread, Tensor] | None,
+        sights: Sequence[_Sight],
         roles: Sequence[Role],
         dtype: torch.dtype,
     ) -> Tensor:
-        spec = self.spec
-        rows, length, _ = x.shape
+        """One layer over the line x [M, H]. `read` is the way to what is read, and its places in x:
+        then only that is given."""
 
         def linear(name: Linear, inner: Tensor) -> Tensor:
             return adapted(layer.linears[name], roles, name, index, inner)
 
         normed = self.normalise(x, layer.norms["in"], dtype)
-        q, k, v = self.heads_of(layer, linear("qkv", normed), cos, sin)
+        attended = []
+        for qkv, sight in zip(tokens.spread(linear("qkv", normed)), sights, strict=True):
+            q, k, v = self.heads_of(layer, qkv, *sight.turns(index))
+            mask = sight.mask(index)
+            if read is not None:
+                q, mask = sight.only_read(q, mask)
+            out = self.attend(q, k, v, mask).transpose(1, 2)
+            attended.append(out.to(dtype, memory_format=torch.contiguous_format).flatten(2))
         if read is not None:
-            places = read[:, None, :, None].expand(-1, spec.heads, -1, spec.head_dim)
-            q = q.gather(2, places)
-            x = x.gather(1, read[..., None].expand(-1, -1, x.shape[-1]))
-            if mask is None:
-                order = torch.arange(length, device=x.device)
-                seen = order[None, None, :] <= read[:, :, None]
-                mask = additive(seen, q.dtype).unsqueeze(1)
-            else:
-                whole = mask.expand(rows, 1, length, length)
-                mask = whole.gather(2, read[:, None, :, None].expand(-1, 1, -1, length))
-        attended = self.attend(q, k, v, mask)
-        out = linear("o", attended.transpose(1, 2).flatten(2).to(dtype))
-        return self.finish(layer, linear, x, out, dtype)
+            tokens, where = read
+            x = x.index_select(0, where)
+        return self.finish(layer, linear, x, linear("o", tokens.pack(attended)), dtype)
 
     def finish(
         self,
@@ -327,6 +260,73 @@ class Trunk:
             cos.append(made[id(rotary)][0])
             sin.append(made[id(rotary)][1])
         return cos, sin
+
+
+class _Sight:
+    """Where the tokens of some rows stand and what they see, for each of `copies` roles: rotary
+    tables and masks, which layers of one kind share."""
+
+    def __init__(self, trunk: Trunk, rows: Rows, copies: int, dtype: torch.dtype) -> None:
+        """dtype is that of attention's scores."""
+        self.spec, self.rows, self.copies, self.dtype = trunk.spec, rows, copies, dtype
+        self.length = rows.ids.shape[1]
+        positions = rows.positions
+        longest = self.length if positions is None else int(positions.max()) + 1
+        self._tables = trunk.tables(longest, rows.ids.device)
+        self._turns: dict[int, tuple[Tensor, Tensor]] = {}
+        self._masks: dict[int | None, Tensor | None] = {}
+        self._at = rows.at.repeat(copies, 1)
+
+    def turns(self, index: int) -> tuple[Tensor, Tensor]:
+        """cos and sin [T or copies B, T, D_rot] of a layer."""
+        cos, sin = (table[index] for table in self._tables)
+        if id(cos) not in self._turns:
+            c, s = cos[: self.length], sin[: self.length]
+            if self.rows.positions is not None:
+                c, s = (t[self.rows.positions].repeat(self.copies, 1, 1) for t in (cos, sin))
+            self._turns[id(cos)] = c, s
+        return self._turns[id(cos)]
+
+    def mask(self, index: int) -> Tensor | None:
+        """[copies B or 1, 1, T, T], 0 where seen and -inf where not; None is plain causal. Added
+        once here, for attention turns a boolean one at every layer."""
+        window = self.spec.windows[index]
+        if window is not None and self.length <= window:
+            window = None
+        if window not in self._masks:
+            seen = self._seen(window)
+            made = None if seen is None else additive(seen, self.dtype).unsqueeze(1)
+            if made is not None and made.shape[0] > 1:
+                made = made.repeat(self.copies, 1, 1, 1)
+            self._masks[window] = made
+        return self._masks[window]
+
+    def _seen(self, window: int | None) -> Tensor | None:
+        rows = self.rows
+        order = torch.arange(self.length, device=rows.ids.device)
+        causal = (order[:, None] >= order[None, :])[None]
+        seen: Tensor | None = None
+        if rows.branch is not None:
+            mine, theirs = rows.branch[:, :, None], rows.branch[:, None, :]
+            # a pad sees itself, so that no row of the softmax is empty
+            seen = causal & ((theirs == 0) | (theirs == mine))
+        if window is None:
+            return seen
+        where = order[None] if rows.positions is None else rows.positions
+        near = where[:, :, None] - where[:, None, :] < window
+        return near & (causal if seen is None else seen)
+
+    def only_read(self, q: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of queries [copies B, N, T, D] and their mask only what is read, R for T."""
+        at = self._at
+        places = at[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
+        if mask is None:
+            order = torch.arange(self.length, device=q.device)
+            seen = order[None, None, :] <= at[:, :, None]
+            return q.gather(2, places), additive(seen, q.dtype).unsqueeze(1)
+        whole = mask.expand(len(at), 1, self.length, self.length)
+        which = at[:, None, :, None].expand(-1, 1, -1, self.length)
+        return q.gather(2, places), whole.gather(2, which)
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -14,7 +14,7 @@ import torch
 from hhchat.model import Adapter, LocalEngine, Model, load_model, save_adapter
 from hhchat.model.decode import Row
 from hhchat.model.decoder import Decoder
-from hhchat.model.trunk import Rows
+from hhchat.model.rows import Rows
 from hhchat.types import Draw, Exchange, Message, ModelError, Sampling, TooLong
 
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "ran", "home", "again", "hello", "why", "dog"]

@@ -6,7 +6,7 @@ import torch
 
 from hhchat.model.decode import Batch, Row
 from hhchat.model.decoder import Cache, Decoder
-from hhchat.model.trunk import Rows
+from hhchat.model.rows import Rows
 
 
 def test_a_model_of_this_family_scores_as_transformers_does(make_tiny, family):

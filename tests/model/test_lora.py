@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from hhchat.model import Adapter, load_adapter, save_adapter
 from hhchat.model.decoder import Decoder
 from hhchat.model.lora import shape_of
+from hhchat.model.rows import Rows
 from hhchat.model.spec import LINEARS
-from hhchat.model.trunk import Rows
 from hhchat.types import ModelError
 
 PEFT = ("llama", "qwen2", "gpt_neox")

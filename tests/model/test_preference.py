@@ -21,7 +21,7 @@ from hhchat.model.preference import (
     reply_ids,
     size_of,
 )
-from hhchat.model.trunk import Rows
+from hhchat.model.rows import Rows
 from hhchat.types import Exchange, Generation, Message, ModelError
 
 TALKS = [

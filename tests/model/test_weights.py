@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from hhchat.model import Adapter, PreferenceModel, load_model
 from hhchat.model.base import free_memory
 from hhchat.model.preference import PreferenceRole
+from hhchat.model.rows import Rows
 from hhchat.model.spec import LINEARS
-from hhchat.model.trunk import Rows
 from hhchat.model.weights import Checkpoint, Weight, fold_heads, split_parts, unfold_heads
 from hhchat.types import BadInput, ModelError
 

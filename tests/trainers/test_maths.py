@@ -12,7 +12,7 @@ from hhchat_trainers.rollout import Scored, Tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hhchat.model.trunk import Rows
+from hhchat.model.rows import Rows
 
 Batch = tuple[int, torch.Tensor, list[int]]
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from hhchat.model import Adapter, LocalEngine, PreferenceModel, load_adapter, save_adapter
 from hhchat.model.lora import peft_tensors
-from hhchat.model.trunk import Rows
+from hhchat.model.rows import Rows
 from hhchat.types import Cancelled, Draw, Exchange, HhchatError, Message, Sampling
 
 

@@ -1,0 +1,159 @@
+"""Rows of unlike lengths run without their pads and come out as each would alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hhchat.model import Adapter
+from hhchat.model.preference import Judged, pack
+from hhchat.model.rows import Line, Rows
+
+SIZES = ((5, 2), (31, 9), (12, 4), (30, 1), (1, 1), (17, 17))
+
+
+def adapter(model, seed=3):
+    made = Adapter(model.spec, 4, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for b in made.b.values():
+            b.normal_(0.0, 0.1, generator=generator)
+    return made
+
+
+def padded(sizes, pad=0):
+    """Rows whose last tokens are read, and the same with every pad another id."""
+    generator = torch.Generator().manual_seed(4)
+    ids = torch.full((len(sizes), max(n for n, _ in sizes)), pad)
+    at = torch.zeros(len(sizes), max(r for _, r in sizes), dtype=torch.long)
+    for i, (n, reads) in enumerate(sizes):
+        ids[i, :n] = torch.randint(3, 384, (n,), generator=generator)
+        at[i, :reads] = torch.arange(n - reads, n)
+    return Rows(ids, at, lengths=[n for n, _ in sizes], reads=[r for _, r in sizes])
+
+
+def learnt(trunk, rows, roles, weights):
+    """Hidden states, and the gradients of a weighted sum of what is read."""
+    for role in roles:
+        role.zero_grad()
+    hidden = trunk.hidden(rows, roles)
+    real = torch.zeros(rows.at.shape)
+    for i, reads in enumerate(rows.counts()[1]):
+        real[i, :reads] = 1.0
+    (hidden * weights[:, : len(rows.ids), : rows.at.shape[1]] * real[..., None]).sum().backward()
+    return hidden.detach(), [p.grad.clone() for role in roles for p in role.parameters()]
+
+
+def weights_for(model, roles, sizes):
+    generator = torch.Generator().manual_seed(6)
+    wide = max(r for _, r in sizes)
+    return torch.randn(roles, len(sizes), wide, model.spec.hidden, generator=generator)
+
+
+def test_a_batch_of_unlike_lengths_learns_what_its_rows_alone_would(make_tiny, family):
+    model = make_tiny(family).load()
+    roles = [adapter(model, 3), adapter(model, 5)]
+    weights = weights_for(model, 2, SIZES)
+    rows = padded(SIZES)
+    hidden, gradients = learnt(model.trunk, rows, roles, weights)
+    sums = [torch.zeros_like(g) for g in gradients]
+    for i, (length, reads) in enumerate(SIZES):
+        one = Rows(rows.ids[i : i + 1, :length], rows.at[i : i + 1, :reads])
+        alone, found = learnt(model.trunk, one, roles, weights[:, i : i + 1])
+        torch.testing.assert_close(hidden[:, i, :reads], alone[:, 0], atol=1e-5, rtol=1e-4)
+        for total, gradient in zip(sums, found, strict=True):
+            total += gradient
+    for got, want in zip(gradients, sums, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-3)
+
+
+def test_what_stands_in_the_pads_changes_no_bit_of_a_state_or_of_a_gradient(llama):
+    roles = [adapter(llama)]
+    weights = weights_for(llama, 1, SIZES)
+    want, gradients = learnt(llama.trunk, padded(SIZES), roles, weights)
+    rows = padded(SIZES, pad=77)
+    rows.at[:, -1] = torch.where(rows.at[:, -1] == 0, 2, rows.at[:, -1])
+    got, others = learnt(llama.trunk, rows, roles, weights)
+    for i, (_, reads) in enumerate(SIZES):
+        assert torch.equal(got[:, i, :reads], want[:, i, :reads])
+    assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+
+
+def test_no_gradient_comes_from_where_nothing_is_read(llama):
+    role = adapter(llama)
+    rows = padded(SIZES)
+    hidden = llama.trunk.hidden(rows, (role,))
+    unread = torch.ones(rows.at.shape)
+    for i, (_, reads) in enumerate(SIZES):
+        unread[i, :reads] = 0.0
+    (hidden * unread[..., None]).sum().backward()
+    assert torch.isfinite(hidden).all()
+    assert all(p.grad is None or not p.grad.any() for p in role.parameters())
+
+
+def test_checkpointing_learns_the_same_from_rows_of_unlike_lengths(make_tiny):
+    model = make_tiny("qwen2").load()
+    roles, weights = [adapter(model)], weights_for(model, 1, SIZES)
+    _, want = learnt(model.trunk, padded(SIZES), roles, weights)
+    model.trunk.checkpointing = True
+    _, got = learnt(model.trunk, padded(SIZES), roles, weights)
+    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
+
+
+def test_packed_pairs_of_unlike_lengths_are_read_as_alone(make_tiny, family):
+    model = make_tiny(family).load()
+    generator = torch.Generator().manual_seed(8)
+
+    def some(n):
+        return torch.randint(3, 384, (n,), generator=generator).tolist()
+
+    pairs = [Judged(some(a), [some(b), some(c)]) for a, b, c in ((3, 2, 20), (25, 9, 1), (8, 5, 5))]
+    end = torch.randn(model.spec.hidden, generator=generator)
+    with torch.no_grad():
+        got = model.trunk.hidden(pack(pairs), context_end=end)[0]
+        for i, pair in enumerate(pairs):
+            for j, reply in enumerate(pair.replies):
+                one = pack([Judged(pair.prompt, [reply])])
+                want = model.trunk.hidden(one, context_end=end)[0, 0, 0]
+                torch.testing.assert_close(got[i, j], want, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=20), copies=st.integers(1, 3))
+def test_every_real_token_is_in_the_line_once_and_comes_back(lengths, copies):
+    ids = torch.arange(len(lengths) * max(lengths)).view(len(lengths), -1)
+    rows = Rows(ids, torch.zeros(len(lengths), 1, dtype=torch.long), lengths=lengths)
+    groups = rows.alike()
+    parts = [rows.some(g) for g in groups]
+    assert sorted(b for g in groups for b in g) == list(range(len(lengths)))
+    line = Line(lengths, [b for g in groups for b in g], copies, pads=True)
+    way = line.rows([(g, p.ids.shape[1]) for g, p in zip(groups, parts, strict=True)], ids.device)
+    packed = way.pack([p.ids.repeat(copies, 1) for p in parts])
+    real = [ids[b, t].item() for g in groups for b in g for t in range(lengths[b])]
+    assert packed.view(copies, -1)[:, : sum(lengths)].tolist() == [real] * copies
+    for group, part, back in zip(groups, parts, way.spread(packed), strict=True):
+        for copy in back.view(copies, len(group), -1):
+            for row, b in enumerate(group):
+                assert copy[row, : lengths[b]].tolist() == part.ids[row, : lengths[b]].tolist()
+    (plain,) = line.rows([(range(len(lengths)), max(lengths))], ids.device).spread(packed)
+    for b, length in enumerate(lengths):
+        assert plain[b, :length].tolist() == ids[b, :length].tolist()
+
+
+@pytest.mark.parametrize("lengths", [[90] + [20] * 7, [40] * 8, [97, 12, 60, 30, 88, 41]])
+def test_a_layer_hardly_runs_pads(llama, lengths, monkeypatch):
+    weight, seen = llama.trunk.layers[0].linears["up"], []
+    product = type(weight).product
+
+    def counted(self, x):
+        if self is weight:
+            seen.append(x.shape[0])
+        return product(self, x)
+
+    monkeypatch.setattr(type(weight), "product", counted)
+    with torch.no_grad():
+        llama.trunk.hidden(padded([(n, 1) for n in lengths]))
+    (rows,) = seen
+    assert sum(lengths) <= rows < sum(lengths) * 1.25
