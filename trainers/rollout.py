@@ -112,7 +112,7 @@ def logprobs_of(model: Model, hidden: Tensor, tokens: Tensor, mask: Tensor) -> T
     real = mask > 0
     blocked = model.render.blocked
     outside = torch.tensor(blocked, device=hidden.device) if blocked else None
-    found = model.trunk.logprobs(hidden[real], tokens[real], outside, dtype)
+    found = model.trunk.logprobs(hidden[real], tokens[real], outside, dtype, model.fast)
     return torch.zeros_like(mask).masked_scatter(real, found)
 
 

@@ -52,9 +52,9 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         flash = _flash()
         assert flash is not None
-        out = torch.empty_like(q)
-        totals = []
-        for low, high in _blocks(q.shape[2]):
+        blocks, totals = _blocks(q.shape[2]), []
+        out = torch.empty_like(q) if len(blocks) > 1 else q
+        for low, high in blocks:
             made, total = flash[0](
                 q[:, :, low:high],
                 k[:, :, :high],
@@ -64,8 +64,11 @@ class _Attention(torch.autograd.Function):
                 attn_mask=_seen(mask, low, high, q.dtype),
                 scale=scale,
             )
-            out[:, :, low:high] = made
             totals.append(total)
+            if len(blocks) == 1:
+                out = made
+            else:
+                out[:, :, low:high] = made
         ctx.scale, ctx.mask = scale, mask
         ctx.save_for_backward(q, k, v, out, *totals)
         return out
@@ -75,8 +78,11 @@ class _Attention(torch.autograd.Function):
         flash = _flash()
         assert flash is not None
         q, k, v, out, *totals = ctx.saved_tensors
-        to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (low, high), total in zip(_blocks(q.shape[2]), totals, strict=True):
+        to_q, to_k, to_v = q, k, v
+        blocks = _blocks(q.shape[2])
+        if len(blocks) > 1:
+            to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (low, high), total in zip(blocks, totals, strict=True):
             dq, dk, dv = flash[1](
                 grad[:, :, low:high],
                 q[:, :, low:high],
@@ -89,6 +95,8 @@ class _Attention(torch.autograd.Function):
                 attn_mask=_seen(ctx.mask, low, high, q.dtype),
                 scale=ctx.scale,
             )
+            if len(blocks) == 1:
+                return dq, dk, dv, None, None
             to_q[:, :, low:high] = dq
             to_k[:, :, :high] += dk
             to_v[:, :, :high] += dv

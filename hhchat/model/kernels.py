@@ -119,26 +119,25 @@ class _Adapted(torch.autograd.Function):
         inputs = x.reshape(-1, x.shape[-1]).chunk(len(scales))
         outputs = y.view(-1, y.shape[-1]).chunk(len(scales))
         keep = any(ctx.needs_input_grad)
-        lows: list[Tensor] = []
+        saved: list[Tensor] = []
         left = iter(pairs)
         for scale, block, out in zip(scales, inputs, outputs, strict=True):
             if scale is None:
                 continue
             a, b = next(left), next(left)
-            low = block @ (a * scale).to(x.dtype)
-            out.addmm_(low, b.to(x.dtype))
-            lows.append(low)
+            down, up = (a * scale).to(x.dtype), b.to(x.dtype)
+            low = block @ down
+            out.addmm_(low, up)
+            saved += (down, up, low)
         if keep:
             ctx.matrix, ctx.scales = matrix, scales
-            ctx.save_for_backward(x, *pairs, *lows)
+            ctx.save_for_backward(x, *saved)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        scales = ctx.scales
-        count = sum(scale is not None for scale in scales)
-        pairs, lows = saved[: 2 * count], saved[2 * count :]
+        scales, left = ctx.scales, iter(saved)
         grad = grad.contiguous()
         inward = ctx.matrix.back(grad) if ctx.needs_input_grad[0] else None
         blocks = grad.view(-1, grad.shape[-1]).chunk(len(scales))
@@ -149,18 +148,18 @@ class _Adapted(torch.autograd.Function):
             else inward.view(-1, inward.shape[-1]).chunk(len(scales))
         )
         out: list[Tensor | None] = []
-        place = 0
         for scale, g, block, into in zip(scales, blocks, inputs, inner, strict=True):
             if scale is None:
                 continue
-            a, b = pairs[2 * place], pairs[2 * place + 1]
-            wants = ctx.needs_input_grad[3 + 2 * place]
-            turned = g @ b.to(g.dtype).t()
+            down, up, low = next(left), next(left), next(left)
+            turned = g @ up.t()
             if into is not None:
-                into.addmm_(turned, (a * scale).to(g.dtype).t())
-            out.append((block.t() @ turned).to(a.dtype).mul_(scale) if wants else None)
-            out.append((lows[place].t() @ g).to(b.dtype) if wants else None)
-            place += 1
+                into.addmm_(turned, down.t())
+            if ctx.needs_input_grad[3 + len(out)]:
+                # adapters are in fp32 whatever the products are in
+                out += ((block.t() @ turned).float().mul_(scale), (low.t() @ g).float())
+            else:
+                out += (None, None)
         return inward, None, None, *out
 
 
@@ -311,33 +310,43 @@ def turn_(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 class _Chosen(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Matrix, tokens: Tensor, blocked: Any) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Matrix,
+        tokens: Tensor,
+        blocked: Any,
+        back: torch.dtype,
+    ) -> Tensor:
         logits = head.product(hidden).float()
         if blocked is not None:
             logits.index_fill_(-1, blocked, float("-inf"))
         probs = torch.softmax(logits, -1)  # one pass over the logits, where log-sum-exp takes four
         if ctx.needs_input_grad[0]:
-            ctx.head, ctx.dtype = head, hidden.dtype
+            ctx.head, ctx.dtype, ctx.back = head, hidden.dtype, back
             ctx.save_for_backward(probs, tokens)
         least = torch.finfo(probs.dtype).tiny
         return probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).clamp_min(least).log()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         probs, tokens = ctx.saved_tensors
         wide = grad.unsqueeze(-1)
-        out = (probs * -wide).scatter_add_(-1, tokens.unsqueeze(-1), wide)
-        return ctx.head.back(out.to(ctx.dtype)), None, None, None
+        # in place: there are as many of them as of all else in a layer, and nobody reads them again
+        out = probs.mul_(-wide).scatter_add_(-1, tokens.unsqueeze(-1), wide)
+        return ctx.head.back(out.to(ctx.back)).to(ctx.dtype), None, None, None, None
 
 
-def chosen_logprobs(hidden: Tensor, head: Matrix, tokens: Tensor, blocked: Tensor | None) -> Tensor:
+def chosen_logprobs(
+    hidden: Tensor, head: Matrix, tokens: Tensor, blocked: Tensor | None, back: torch.dtype
+) -> Tensor:
     """log softmax(head(hidden))[tokens] for hidden [M, H], tokens [M] -> fp32 [M].
 
-    `blocked` tokens are outside of the softmax. -87 is the least there is: e^-87 is fp32's smallest
-    number."""
+    `blocked` tokens are outside of the softmax. `back` is what the backward's product is in. -87 is
+    the least there is: e^-87 is fp32's smallest number."""
     count = len(tokens)
     more = 0 if hidden.is_cuda else recurring(count) - count
     if more:
         hidden, tokens = F.pad(hidden, (0, 0, 0, more)), F.pad(tokens, (0, more))
-    made: Tensor = _Chosen.apply(hidden, head, tokens, blocked)  # type: ignore[no-untyped-call]
+    made: Tensor = _Chosen.apply(hidden, head, tokens, blocked, back)  # type: ignore[no-untyped-call]
     return made[:count]

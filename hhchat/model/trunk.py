@@ -119,11 +119,17 @@ class Trunk:
         return self._packed[dtype]
 
     def logprobs(
-        self, hidden: Tensor, tokens: Tensor, blocked: Tensor | None, dtype: torch.dtype
+        self,
+        hidden: Tensor,
+        tokens: Tensor,
+        blocked: Tensor | None,
+        dtype: torch.dtype,
+        back: torch.dtype,
     ) -> Tensor:
-        """fp32 log-probabilities [M] of tokens [M] from hidden [M, H]; `blocked` have none."""
+        """fp32 log-probabilities [M] of tokens [M] from hidden [M, H]; `blocked` have none. The
+        head's product is in `dtype`, that of its backward in `back`."""
         if self.spec.logit_softcap is None:
-            return chosen_logprobs(hidden.to(dtype), self.head, tokens, blocked)
+            return chosen_logprobs(hidden.to(dtype), self.head, tokens, blocked, back)
         logits = self.logits(hidden, dtype)
         if blocked is not None:
             logits = logits.index_fill(-1, blocked, float("-inf"))
@@ -170,18 +176,19 @@ class Trunk:
     ) -> Tensor:
         """Residuals and MLP: x [.., H] fp32 residual stream, attention [.., H]."""
         norms = layer.norms
-        attention = attention.float()
         if self.spec.parallel:
             inner = self.normalise(x, norms["mid"], dtype)
-            return x + attention + linear("down", self._act(linear("up", inner))).float()
+            return x + attention.float() + linear("down", self._act(linear("up", inner))).float()
+        # sums in place: what a product or a norm has given is nobody else's
+        attention = attention.float()
         if "after_attn" in norms:
             attention = self.normalise(attention, norms["after_attn"])
-        x = x + attention
+        x = attention.add_(x)
         inner = self.normalise(x, norms["mid"], dtype)
         out = linear("down", self._act(linear("up", inner))).float()
         if "after_mlp" in norms:
             out = self.normalise(out, norms["after_mlp"])
-        return x + out
+        return out.add_(x)
 
     def heads_of(
         self, layer: Layer, qkv: Tensor, cos: Tensor, sin: Tensor
