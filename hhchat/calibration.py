@@ -66,7 +66,8 @@ def _temperature(gaps: Sequence[float]) -> tuple[float | None, float | None, flo
 
     The likelihood is concave in a = 1 / temperature, so its slope crosses 0 once at most.
     """
-    kept = [g for g in gaps if math.isfinite(g)]
+    most = 1e100  # no score is; sums of squares stay finite
+    kept = [min(max(g, -most), most) for g in gaps if math.isfinite(g)]
 
     def slope(a: float) -> float:
         return math.fsum(g * sigmoid(-a * g) for g in kept)
