@@ -77,7 +77,7 @@ class Rows:
 
         return Rows(
             cut(self.ids, max(lengths)),
-            cut(self.at, max(reads)),
+            cut(self.at, max(reads)).clamp_max(max(lengths) - 1),
             None if self.branch is None else cut(self.branch, max(lengths)),
             None if self.positions is None else cut(self.positions, max(lengths)),
             lengths,
