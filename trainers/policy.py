@@ -67,6 +67,9 @@ class PolicySettings:
     min_length_ratio: float = setting(0.2, "Stop when replies grow shorter than this, times.")
     max_unfinished: float = setting(0.1, "Stop when unfinished replies rise by more than this.")
     min_distinct: float = setting(0.3, "Stop when distinct replies fall under this share.", low=0.0)
+    max_evasive: float = setting(
+        0.25, "Say so when replies that decline rise by more than this share.", low=0.0
+    )
     micro_tokens: int | None = setting(
         None,
         "Padded tokens a forward, halved when memory runs out; none: as suits the device.",
@@ -117,6 +120,7 @@ class PolicyLearner:
         self.smooth: dict[str, float] = {}  # exponential means of the gauge and of the gap
         self.first: dict[str, float] = {}  # readings of the first update
         self.stop = ""
+        self.warned = False
 
     def optimise(self, factors: dict[str, float]) -> None:
         """AdamW over the modules, each with its factor of the learning rate."""
@@ -271,6 +275,7 @@ class PolicyLearner:
             readings["gap"] = readings["reward_preference"] - readings["gauge"]
         readings |= shape_readings(responses)
         stop = self.guard(readings)
+        self.warn(readings)
         if stop:
             return stop
         for name in ("gauge", "gap") if found else ("gauge",):
@@ -291,7 +296,8 @@ class PolicyLearner:
     def guard(self, readings: dict[str, float]) -> str:
         hyper = self.settings
         if not self.first:
-            self.first = {k: readings[k] for k in ("length", "unfinished", "distinct")}
+            kept = ("length", "unfinished", "distinct", "evasive")
+            self.first = {k: readings[k] for k in kept}
         ratio = readings["length"] / max(self.first["length"], 1.0)
         if self.descent.spoilt:
             return self.descent.why
@@ -308,6 +314,16 @@ class PolicyLearner:
         if readings["distinct"] < hyper.min_distinct * self.first["distinct"]:
             return f"only {readings['distinct']:.0%} of the replies are distinct"
         return ""
+
+    def warn(self, readings: dict[str, float]) -> None:
+        """Tell once, when it happens: declining may be what the picks ask for (trap 30)."""
+        before, now = self.first.get("evasive", 0.0), readings["evasive"]
+        if not self.warned and now > before + self.settings.max_evasive:
+            self.warned = True
+            self.context.report(
+                f"{now:.0%} of the replies decline or say that they do not know, {before:.0%} did"
+                " at the start: `hhchat report` shows some"
+            )
 
     # state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,14 +18,29 @@ from hhchat.parallel import World
 from hhchat.protocols import Objective
 from hhchat.types import Exchange, Measurement
 
+# English only, and only the usual words: an alarm, not a judge.
+EVASIVE = re.compile(
+    r"\bi(?:'m| am) (?:sorry|afraid|unable|not able)\b"
+    r"|\bi (?:can't|cannot|can not|won't|will not|am unable to|don't|do not)"
+    r" (?:help|answer|assist|advise|discuss|provide|share|tell|say|know|understand)\b"
+    r"|\b(?:i'd|i would) rather not\b|\bas an? (?:ai|language model)\b",
+    re.IGNORECASE,
+)
+
+
+def evades(text: str) -> bool:
+    """Whether a reply declines or says that it does not know (trap 30)."""
+    return EVASIVE.search(text.replace("\u2019", "'")) is not None
+
 
 def shape_readings(responses: Sequence[Response]) -> dict[str, float]:
-    """Length in tokens, share cut by the limit, share of distinct replies."""
+    """Length in tokens, and shares: cut by the limit, distinct, evasive."""
     n = len(responses)
     return {
         "length": sum(len(r.tokens) for r in responses) / n,
         "unfinished": sum(not r.ended for r in responses) / n,
         "distinct": len({r.text for r in responses}) / n,
+        "evasive": sum(evades(r.text) for r in responses) / n,
     }
 
 

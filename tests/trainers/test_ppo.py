@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import trainer_world as tw
-from hhchat_trainers import policy, state
+from hhchat_trainers import policy, readings, state
 from hhchat_trainers.rollout import roll_out, tensors
 from safetensors.torch import load_file
 
@@ -274,6 +274,36 @@ def test_a_guard_stops_the_run_with_its_reason_and_keeps_a_policy(world, changes
     assert json.loads((ran.context.out / "ppo.json").read_text())["stop"]
     assert len(ran.values("kl")) < hyper.updates
     load_adapter(world.model.spec, ran.context.out)
+
+
+def test_replies_that_begin_to_decline_are_told_once_and_stop_nothing(world, monkeypatch):
+    hyper, seen = tw.ppo(updates=3), []
+
+    def evades(text):
+        seen.append(text)
+        return len(seen) > hyper.batch
+
+    monkeypatch.setattr(readings, "evades", evades)
+    ran = world.train(hyper, "declining")
+    assert ran.values("evasive") == [0.0, 1.0, 1.0]
+    assert len([line for line in ran.told if "100% of the replies decline" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "declines"),
+    [
+        ("I'm sorry, but I can't help with that.", True),
+        ("I\u2019m afraid that is beyond me.", True),
+        ("That is a good question, but I do not know.", True),
+        ("As an AI, I have no views.", True),
+        ("I would rather not say.", True),
+        ("You can help her: say that you are sorry.", False),
+        ("I know a place where cats cannot go. I can tell you more.", False),
+        ("Paris is the capital of France.", False),
+    ],
+)
+def test_a_reply_that_declines_is_told_from_one_that_answers(text, declines):
+    assert readings.evades(text) is declines
 
 
 def test_replies_that_are_not_sampled_as_they_are_scored_stop_the_run(world, tmp_path, monkeypatch):
