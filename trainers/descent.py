@@ -108,6 +108,7 @@ class Descent:
         grad_norm: float = 1.0,
     ) -> None:
         every = [p for group in optimiser.param_groups for p in group["params"]]
+        assert all(p.is_contiguous() for p in every), "a fused optimiser does not heed strides"
         self.optimiser, self.parameters, self.clips = optimiser, every, clips or [every]
         self.budget, self.grad_norm = budget or Budget(), grad_norm
         self.bad = 0  # losses in a row that were not finite, or WEIGHTS; from 2 on it stays
@@ -154,13 +155,17 @@ class Descent:
 
         Over one tensor: a norm of each of hundreds of small ones takes as long as Adam."""
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = float(_flat(gradients).norm())
+        # in parts: one long sum in fp32 loses digits
+        norm = float(
+            torch.stack([part.norm() for part in torch.split(_flat(gradients), 1 << 20)]).norm()
+        )
         if norm > self.grad_norm:
             torch._foreach_mul_(gradients, self.grad_norm / (norm + 1e-6))
         return norm
 
     def _finite(self) -> bool:
-        return math.isfinite(float(_flat([p.detach() for p in self.parameters]).abs().max()))
+        flat = _flat([p.detach() for p in self.parameters])
+        return math.isfinite(float(torch.linalg.vector_norm(flat, float("inf"))))
 
     def _gradients(
         self, mine: list[int], sizes: Sequence[int], total: float, loss: Loss, tokens: int

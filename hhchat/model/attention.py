@@ -52,10 +52,9 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         flash = _flash()
         assert flash is not None
-        blocks, totals = _blocks(q.shape[2]), []
-        out = torch.empty_like(q) if len(blocks) > 1 else q
-        for low, high in blocks:
-            made, total = flash[0](
+        made, totals = [], []
+        for low, high in _blocks(q.shape[2]):
+            out, total = flash[0](
                 q[:, :, low:high],
                 k[:, :, :high],
                 v[:, :, :high],
@@ -64,11 +63,9 @@ class _Attention(torch.autograd.Function):
                 attn_mask=_seen(mask, low, high, q.dtype),
                 scale=scale,
             )
+            made.append(out)
             totals.append(total)
-            if len(blocks) == 1:
-                out = made
-            else:
-                out[:, :, low:high] = made
+        out = made[0] if len(made) == 1 else torch.cat(made, 2)
         ctx.scale, ctx.mask = scale, mask
         ctx.save_for_backward(q, k, v, out, *totals)
         return out
@@ -78,11 +75,10 @@ class _Attention(torch.autograd.Function):
         flash = _flash()
         assert flash is not None
         q, k, v, out, *totals = ctx.saved_tensors
-        to_q, to_k, to_v = q, k, v
-        blocks = _blocks(q.shape[2])
-        if len(blocks) > 1:
-            to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (low, high), total in zip(blocks, totals, strict=True):
+        # the last block meets all keys: its gradients are what the others' are added to
+        to_q: list[Tensor] = []
+        to_k = to_v = None
+        for (low, high), total in reversed(list(zip(_blocks(q.shape[2]), totals, strict=True))):
             dq, dk, dv = flash[1](
                 grad[:, :, low:high],
                 q[:, :, low:high],
@@ -95,24 +91,28 @@ class _Attention(torch.autograd.Function):
                 attn_mask=_seen(ctx.mask, low, high, q.dtype),
                 scale=ctx.scale,
             )
-            if len(blocks) == 1:
-                return dq, dk, dv, None, None
-            to_q[:, :, low:high] = dq
-            to_k[:, :, :high] += dk
-            to_v[:, :, :high] += dv
-        return to_q, to_k, to_v, None, None
+            to_q.append(dq)
+            if to_k is None or to_v is None:
+                to_k, to_v = dk, dv
+            else:
+                to_k[:, :, :high] += dk
+                to_v[:, :, :high] += dv
+        return to_q[0] if len(to_q) == 1 else torch.cat(to_q[::-1], 2), to_k, to_v, None, None
 
 
 def _seen(mask: Tensor | None, low: int, high: int, dtype: torch.dtype) -> Tensor:
     return _causal(low, high, dtype) if mask is None else mask[:, :, low:high, :high]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Causal attention of q [B, N, T, D] over k, v [B, K, T, D] -> [B, N, T, D].
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, aligned: bool
+) -> Tensor:
+    """Causal attention of q [B, N, R, D] over k, v [B, K, T, D] -> [B, N, R, D].
 
-    mask [B or 1, 1, T, T] is added to the scores and hides the future too; None is plain causal.
+    mask [B or 1, 1, R, T] is added to the scores and hides the future too; None is plain causal.
+    `aligned` says that query i stands at key i, R = T.
     """
-    if q.is_cuda or q.shape[2] != k.shape[2] or _flash() is None:
+    if q.is_cuda or not aligned or _flash() is None:
         return F.scaled_dot_product_attention(
             q,
             k,

@@ -127,7 +127,8 @@ class Decoder:
             if i == len(trunk.layers) - 1:  # only the last column is read
                 assert mask is not None
                 q, x, mask = q[:, :, -1:], x[:, -1:], mask[:, :, -1:]
-            out = trunk.attend(q, keys, values, mask)
+            aligned = q.shape[2] == keys.shape[2]  # else the columns before are in the cache
+            out = trunk.attend(q, keys, values, mask, aligned=aligned)
             out = linear("o", out.transpose(1, 2).flatten(2).to(self.dtype))
             x = trunk.finish(layer, linear, x, out, self.dtype)
         return self.logits(trunk.normalise(x[:, -1], trunk.norm))

@@ -56,14 +56,15 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def recurring(rows: int) -> int:
-    """`rows` of a product rounded up to one of few numbers, about four an octave.
+    """`rows` of a product rounded up to one of few numbers, two to four an octave.
 
     oneDNN writes code for each number of rows that it meets, and keeps it: with lengths that change
     every batch that can take two fifths of the time of a small model, and much of its memory
     (docs/log.md). Finer numbers waste fewer rows and were no quicker."""
     if rows <= 16:
         return rows
-    step = 16 if rows <= 64 else 32 if rows <= 128 else 64 if rows <= 512 else 128
+    octave = (rows - 1).bit_length()
+    step = 16 if rows <= 64 else 32 if rows <= 128 else max(64, 1 << octave - 3)
     return -(-rows // step) * step
 
 
@@ -332,7 +333,8 @@ class _Chosen(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         probs, tokens = ctx.saved_tensors
         wide = grad.unsqueeze(-1)
-        # in place: there are as many of them as of all else in a layer, and nobody reads them again
+        # in place: there are as many of them as of all else in a layer. A second backward is an
+        # error of autograd's.
         out = probs.mul_(-wide).scatter_add_(-1, tokens.unsqueeze(-1), wide)
         return ctx.head.back(out.to(ctx.back)).to(ctx.dtype), None, None, None, None
 

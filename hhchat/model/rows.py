@@ -26,7 +26,7 @@ class Rows:
     branch [B, T] is None for plain rows. Otherwise a row is a prefix (0) followed by branches
     (1, 2, ...) that see the prefix and themselves, each starting at the position after it; -1 pads.
     lengths [B] and reads [B] count the real tokens and the real reads, the first of each row; None
-    is all of them. No gradient comes from what is not read.
+    is all of them. A real read is of a real token. No gradient comes from what is not read.
     """
 
     ids: Tensor
@@ -77,7 +77,7 @@ class Rows:
 
         return Rows(
             cut(self.ids, max(lengths)),
-            cut(self.at, max(reads)).clamp_max(max(lengths) - 1),
+            cut(self.at, max(1, *reads)).clamp(0, max(lengths) - 1),
             None if self.branch is None else cut(self.branch, max(lengths)),
             None if self.positions is None else cut(self.positions, max(lengths)),
             lengths,
@@ -89,8 +89,8 @@ class Line:
     """The first counts[b] places of each row, rows in `order`, end to end in M places; `copies` of
     it follow each other, one for each role.
 
-    M is a number that recurs (kernels.recurring). What is left at the end repeats a real place and
-    stands for the pads wherever rows are wanted: its gradient is 0, as nothing reads it.
+    M is a number that recurs (kernels.recurring). What is left at the end of each copy repeats a
+    real place of it, and has no gradient, as nothing reads it.
     """
 
     def __init__(self, counts: Sequence[int], order: Sequence[int], copies: int, pads: bool):
@@ -104,19 +104,28 @@ class Line:
 
     def rows(self, groups: Sequence[tuple[Sequence[int], int]], device: torch.device) -> Spread:
         """The way between the line and groups of rows, each group padded to its own width."""
-        blocks = torch.arange(self.copies)[:, None, None] * self.size
+        blocks = torch.arange(self.copies)[:, None, None]
         there, real, shapes = [], [], []
+        repeated: Tensor | None = None  # each copy's first real place in these rows
+        begun = 0
         for group, width in groups:
             which, within = list(group), torch.arange(width)
             inside = within < self.counts[which][:, None]
             places = torch.where(inside, self.first[which][:, None] + within, self.real)
-            there.append((places + blocks).flatten())
+            there.append((places + blocks * self.size).flatten())
             real.append(inside.expand(self.copies, -1, -1).flatten())
             shapes.append((self.copies * len(which), width))
-        to_rows, known = torch.cat(there), torch.cat(real).nonzero().squeeze(-1)
-        to_line = torch.full((self.copies * self.size,), int(known[0]))
-        to_line[to_rows[known]] = known
-        return Spread(self, to_rows.to(device), to_line.to(device), shapes)
+            if repeated is None and inside.any():
+                first = begun + int(inside.flatten().nonzero()[0])
+                repeated = first + torch.arange(self.copies) * inside.numel()
+            begun += self.copies * inside.numel()
+        to_rows, known = torch.cat(there), torch.cat(real)
+        if repeated is None:  # nothing is real
+            repeated = torch.zeros(self.copies, dtype=torch.long)
+        to_line = repeated.repeat_interleave(self.size)
+        to_line[to_rows[known]] = known.nonzero().squeeze(-1)
+        pads = (~known).nonzero().squeeze(-1)
+        return Spread(self, to_rows.to(device), to_line.to(device), pads.to(device), shapes)
 
     def places(self, group: Sequence[int], at: Tensor) -> Tensor:
         """Positions [B, R] within these rows -> places [copies B, R] in the line."""
@@ -132,26 +141,32 @@ class Spread:
     line: Line
     to_rows: Tensor
     to_line: Tensor
+    pads: Tensor
     shapes: Sequence[tuple[int, int]]
 
     def pack(self, rows: Sequence[Tensor]) -> Tensor:
         """Rows [copies B, T, C] of each group -> [copies M, C]."""
         flat = [x.reshape(-1, *x.shape[2:]) for x in rows]
         whole = flat[0] if len(flat) == 1 else torch.cat(flat)
-        return _moved(whole, self.to_line, self.to_rows, None)
+        return _moved(whole, self.to_line, self.to_rows)
 
     def spread(self, x: Tensor) -> list[Tensor]:
-        """[copies M, C] -> rows [copies B, T, C] of each group; pads hold something finite."""
-        whole = _moved(x, self.to_rows, self.to_line, self.line)
+        """[copies M, C] -> rows [copies B, T, C] of each group; pads are 0, whatever is in x."""
+        whole = _moved(x, self.to_rows, self.to_line, self)
         parts = torch.split(whole, [batch * width for batch, width in self.shapes])
         return [p.view(*s, *x.shape[1:]) for p, s in zip(parts, self.shapes, strict=True)]
 
 
-def _moved(x: Tensor, there: Tensor, back: Tensor, line: Line | None) -> Tensor:
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return x.index_select(0, there)
-    made: Tensor = _Moved.apply(x, there, back, line)  # type: ignore[no-untyped-call]
-    return made
+def _moved(x: Tensor, there: Tensor, back: Tensor, spread: Spread | None = None) -> Tensor:
+    if torch.is_grad_enabled() and x.requires_grad:
+        made: Tensor = _Moved.apply(x, there, back, spread)  # type: ignore[no-untyped-call]
+        return made
+    return _taken(x, there, spread)
+
+
+def _taken(x: Tensor, there: Tensor, spread: Spread | None) -> Tensor:
+    made = x.index_select(0, there)
+    return made if spread is None or not len(spread.pads) else made.index_fill_(0, spread.pads, 0)
 
 
 class _Moved(torch.autograd.Function):
@@ -159,10 +174,10 @@ class _Moved(torch.autograd.Function):
     is another one instead of a sum."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor, line: Line | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor, spread: Spread | None) -> Tensor:
         ctx.save_for_backward(back)
-        ctx.line = line
-        return x.index_select(0, there)
+        ctx.line = None if spread is None else spread.line
+        return _taken(x, there, spread)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

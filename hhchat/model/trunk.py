@@ -83,6 +83,7 @@ class Trunk:
         tokens = line.rows([(group, part.ids.shape[1]) for group, part in pairs], device)
         read = read_line.rows([(group, part.at.shape[1]) for group, part in pairs], device)
         where = read.pack([line.places(group, part.at) for group, part in pairs])
+        plain = read_line.rows([(range(batch), rows.at.shape[1])], device)
         # block j of the line goes through roles[j]
         ids = tokens.pack([p.ids.repeat(count, 1) for p in parts])
         x = F.embedding(ids.clamp_min(0), self.embed).float()
@@ -103,7 +104,6 @@ class Trunk:
                 )
             else:
                 x = self._layer(layer, i, x, tokens, to, sights, roles, dtype)
-        plain = read_line.rows([(range(batch), rows.at.shape[1])], device)
         return plain.spread(self.normalise(x, self.norm))[0].view(count, batch, -1, x.shape[-1])
 
     def logits(self, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -127,7 +127,7 @@ class Trunk:
         back: torch.dtype,
     ) -> Tensor:
         """fp32 log-probabilities [M] of tokens [M] from hidden [M, H]; `blocked` have none. The
-        head's product is in `dtype`, that of its backward in `back`."""
+        head's product is in `dtype`, that of its backward in `back` where logits have no cap."""
         if self.spec.logit_softcap is None:
             return chosen_logprobs(hidden.to(dtype), self.head, tokens, blocked, back)
         logits = self.logits(hidden, dtype)
@@ -159,7 +159,7 @@ class Trunk:
             mask = sight.mask(index)
             if read is not None:
                 q, mask = sight.only_read(q, mask)
-            out = self.attend(q, k, v, mask).transpose(1, 2)
+            out = self.attend(q, k, v, mask, aligned=read is None).transpose(1, 2)
             attended.append(out.to(dtype, memory_format=torch.contiguous_format).flatten(2))
         if read is not None:
             tokens, where = read
@@ -205,8 +205,10 @@ class Trunk:
         q, k = self.normalise(q, layer.norms["q"]), self.normalise(k, layer.norms["k"])
         return turn_(q, cos, sin).to(dtype), turn_(k, cos, sin).to(dtype), v.to(dtype)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """mask is added to the scores; None is causal."""
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, aligned: bool = True
+    ) -> Tensor:
+        """mask is added to the scores; None is causal. `aligned`: query i stands at key i."""
         spec = self.spec
         if spec.attn_softcap is not None:
             groups = spec.heads // spec.kv_heads
@@ -220,7 +222,7 @@ class Trunk:
             else:
                 scores = scores + mask.float()
             return scores.softmax(-1).to(v.dtype) @ v
-        return attention(q, k, v, mask, spec.attn_scale)
+        return attention(q, k, v, mask, spec.attn_scale, aligned)
 
     def _act(self, up: Tensor) -> Tensor:
         spec = self.spec

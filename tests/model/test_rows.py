@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -103,22 +105,71 @@ def test_checkpointing_learns_the_same_from_rows_of_unlike_lengths(make_tiny):
     assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
 
 
-def test_packed_pairs_of_unlike_lengths_are_read_as_alone(make_tiny, family):
+def test_packed_pairs_learn_what_each_reply_would_alone(make_tiny, family):
+    # of unlike lengths, some of several blocks of attention, with the bare base among the roles
     model = make_tiny(family).load()
     generator = torch.Generator().manual_seed(8)
 
     def some(n):
         return torch.randint(3, 384, (n,), generator=generator).tolist()
 
-    pairs = [Judged(some(a), [some(b), some(c)]) for a, b, c in ((3, 2, 20), (25, 9, 1), (8, 5, 5))]
-    end = torch.randn(model.spec.hidden, generator=generator)
+    sizes = ((3, 2, 20), (70, 30, 11), (8, 5, 5), (60, 20, 19))
+    pairs = [Judged(some(a), [some(b), some(c)]) for a, b, c in sizes]
+    end = torch.nn.Parameter(torch.randn(model.spec.hidden, generator=generator))
+    roles = [adapter(model, 3), None, adapter(model, 5)]
+    learning = [end, *roles[0].parameters(), *roles[2].parameters()]
+    weights = torch.randn(3, len(pairs), 2, model.spec.hidden, generator=generator)
+
+    def learnt(rows, weights):
+        hidden = model.trunk.hidden(rows, roles, context_end=end)
+        return hidden.detach(), torch.autograd.grad((hidden * weights).sum(), learning)
+
+    hidden, gradients = learnt(pack(pairs), weights)
+    sums = [torch.zeros_like(g) for g in gradients]
+    for i, pair in enumerate(pairs):
+        for j, reply in enumerate(pair.replies):
+            one = pack([Judged(pair.prompt, [reply])])
+            alone, found = learnt(one, weights[:, i : i + 1, j : j + 1])
+            torch.testing.assert_close(hidden[:, i, j], alone[:, 0, 0], atol=1e-5, rtol=1e-4)
+            for total, gradient in zip(sums, found, strict=True):
+                total += gradient
+    for got, want in zip(gradients, sums, strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm()
+
+
+def test_what_is_not_finite_in_one_role_or_row_stays_there(llama):
+    broken, sound = adapter(llama, 3), adapter(llama, 5)
+    rows = padded(SIZES)
     with torch.no_grad():
-        got = model.trunk.hidden(pack(pairs), context_end=end)[0]
-        for i, pair in enumerate(pairs):
-            for j, reply in enumerate(pair.replies):
-                one = pack([Judged(pair.prompt, [reply])])
-                want = model.trunk.hidden(one, context_end=end)[0, 0, 0]
-                torch.testing.assert_close(got[i, j], want, atol=1e-5, rtol=1e-4)
+        next(iter(broken.a.values())).fill_(float("nan"))
+        for roles in ([broken, sound, None], [None, sound, broken]):
+            for role, states in zip(roles, llama.trunk.hidden(rows, roles), strict=True):
+                for i, reads in enumerate(rows.counts()[1]):
+                    assert bool(states[i, :reads].isfinite().all()) is (role is not broken)
+        end = torch.full((llama.spec.hidden,), float("nan"))
+        for bad in range(len(SIZES)):
+            ids = rows.ids.clone()
+            ids[bad, 0] = -1
+            (states,) = llama.trunk.hidden(replace(rows, ids=ids), (sound,), context_end=end)
+            for i, reads in enumerate(rows.counts()[1]):
+                assert bool(states[i, :reads].isfinite().all()) is (i != bad)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_reads_come_in_any_order_and_number(make_tiny, family):
+    model = make_tiny(family).load()
+    ids = torch.randint(3, 384, (2, 100), generator=torch.Generator().manual_seed(2))
+    inorder = torch.arange(100).expand(2, -1)
+    with torch.no_grad():
+        (want,) = model.trunk.hidden(Rows(ids, inorder))
+        (turned,) = model.trunk.hidden(Rows(ids, inorder.flip(1)))
+        (some,) = model.trunk.hidden(
+            Rows(ids, torch.cat((inorder[:1], inorder[:1] - 5)), reads=[100, 0])
+        )
+        (none,) = model.trunk.hidden(Rows(ids, inorder[:, :3], reads=[0, 0]))
+    torch.testing.assert_close(turned.flip(1), want, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(some[0], want[0], atol=1e-5, rtol=1e-4)
+    assert none.shape == (2, 3, model.spec.hidden)
 
 
 @settings(max_examples=60, deadline=None)

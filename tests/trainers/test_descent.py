@@ -1,11 +1,207 @@
-"""Optimiser steps: gradients are clipped as torch clips them, each group by itself."""
+"""Memory runs out, a loss is not finite: the run goes on, or ends with what it has. Clipping."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
+import trainer_world as tw
+from hhchat_trainers import state
 from hhchat_trainers.descent import Budget, Descent
+from test_methods import METHODS
 from torch import nn
+
+from hhchat.model import LocalEngine, load_adapter
+from hhchat.model.lora import peft_tensors
+from hhchat.types import HhchatError
+
+EVERY = {
+    "pm": tw.pm(batch_pairs=16, halves=False, anchors=16),
+    "ppo": tw.ppo(updates=2, batch=16, epochs=2),
+    **{name: replace(method, updates=2, batch=16) for name, method in METHODS.items()},
+}
+
+
+def cuda_says() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def cpu_says() -> None:
+    torch.empty(1 << 46)  # more than any machine has: the allocator's own error
+
+
+@pytest.fixture
+def tight(world, monkeypatch):
+    """`tight(limit, fails)`: a forward of more than `limit` padded tokens runs out of memory."""
+    whole = world.model.trunk.hidden
+
+    def tighten(limit, fails):
+        def hidden(rows, *arguments, **named):
+            if rows.ids.numel() > limit:
+                fails()
+            return whole(rows, *arguments, **named)
+
+        monkeypatch.setattr(world.model.trunk, "hidden", hidden)
+
+    return tighten
+
+
+def weights(ran: tw.Ran) -> dict[str, torch.Tensor]:
+    """Adapters and heads after the last update."""
+    found = {}
+    for file in sorted(ran.context.state.rglob(state.FILE)):
+        tensors, _ = state.unseal(file.parent) or ({}, {})
+        for key, tensor in tensors.items():
+            if key.split("/")[0] in ("role", "policy", "value") and key != "role/head.bias":
+                found[f"{file.parent.name}/{key}"] = tensor
+    return found
+
+
+@pytest.mark.parametrize("fails", [cuda_says, cpu_says])
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_a_run_that_is_short_of_memory_ends_as_one_that_is_not(name, fails, world, tight):
+    ample = world.train(EVERY[name], "ample")
+    tight(150, fails)
+    short = world.train(EVERY[name], "short")
+    assert any("out of memory: micro-batches of" in line for line in short.told)
+    assert not any("out of memory" in line for line in ample.told)
+    mine, theirs = weights(ample), weights(short)
+    assert mine.keys() == theirs.keys() != set()
+    size = max(float(t.abs().max()) for t in mine.values())
+    assert max(float((mine[k] - theirs[k]).abs().max()) for k in mine) < 1e-3 * size
+    for (*where, value), (*there, other) in zip(ample.numbers, short.numbers, strict=True):
+        assert where == there
+        if where != ["dpo", 0, "accuracy"]:  # of gaps that are all 0 but for rounding
+            assert value == pytest.approx(other, rel=1e-3, abs=1e-3), where
+
+
+def test_sampling_that_runs_out_of_memory_goes_on_with_fewer_replies_at_once(world, monkeypatch):
+    ample = world.train(EVERY["ppo"], "ample")
+    run, most = LocalEngine.run, []
+
+    def tight_run(self, decoder, rows):
+        if len(rows) > 4:
+            rows[0].tokens.append(0)  # it had begun
+            cpu_says()
+        most.append(len(rows))
+        run(self, decoder, rows)
+
+    monkeypatch.setattr(LocalEngine, "run", tight_run)
+    short = world.train(EVERY["ppo"], "short")
+    assert max(most) == 4
+    assert "out of memory: 4 replies are sampled together from here" in short.told
+    assert short.numbers == ample.numbers  # a reply does not depend on what is sampled beside it
+
+
+def test_a_model_for_which_not_even_one_reply_fits_ends_the_run_in_one_line(world, tight):
+    tight(1, cpu_says)
+    with pytest.raises(HhchatError, match="out of memory even one reply at a time"):
+        world.train(EVERY["ppo"], "none")
+
+
+def test_an_error_that_is_no_lack_of_memory_is_not_tried_again(world, tight):
+    def broken() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    tight(1, broken)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        world.train(EVERY["ppo"], "broken")
+
+
+def spoil(world, monkeypatch, bad):
+    """Losses of the training forwards of which `bad(number)` holds are not finite."""
+    whole, seen = world.model.trunk.hidden, []
+
+    def hidden(*arguments, **named):
+        out = whole(*arguments, **named)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in out):
+            seen.append(None)
+            if bad(len(seen)):
+                return [x * math.nan for x in out]
+        return out
+
+    monkeypatch.setattr(world.model.trunk, "hidden", hidden)
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_one_loss_that_is_not_finite_is_skipped_and_the_run_goes_on(name, world, monkeypatch):
+    spoil(world, monkeypatch, lambda number: number == 2)
+    ran = world.train(EVERY[name], "one")
+    assert sum("not finite: that minibatch was skipped" in line for line in ran.told) == 1
+    assert all(bool(torch.isfinite(t).all()) for t in weights(ran).values())
+    assert "stop" not in ran.result.info or not ran.result.info["stop"]
+
+
+@pytest.mark.parametrize("name", [*sorted(METHODS), "ppo"])
+def test_two_losses_in_a_row_that_are_not_finite_end_the_run_with_the_best_policy(
+    name, world, monkeypatch
+):
+    spoil(world, monkeypatch, lambda number: number in (3, 4))
+    hyper = replace(EVERY[name], updates=6)
+    if name == "dpo":
+        hyper = replace(hyper, check=5)  # the end does not wait for the next look at replies
+    ran = world.train(hyper, "two")
+    assert ran.result.info["stop"] == "two losses in a row were not finite"
+    assert len(ran.values("progress")) < 6
+    kept = peft_tensors(load_adapter(world.model.spec, ran.context.out))
+    assert all(bool(torch.isfinite(t).all()) for t in kept.values())
+
+
+def test_a_preference_model_that_is_lost_ends_the_run_in_one_line(world, monkeypatch):
+    spoil(world, monkeypatch, lambda number: number >= 3)
+    with pytest.raises(HhchatError, match="two losses in a row were not finite; lower"):
+        world.train(tw.pm(halves=False, patience=0), "lost")
+
+
+def test_a_preference_model_whose_weights_a_step_made_infinite_says_so(world, monkeypatch):
+    def explode(optimiser: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            optimiser.param_groups[0]["params"][0].fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    with pytest.raises(HhchatError, match="weights that are not finite"):
+        world.train(tw.pm(halves=False, patience=0), "burst")
+
+
+def test_a_preference_model_that_is_lost_after_its_best_point_keeps_that_one(world, monkeypatch):
+    hyper = tw.pm(halves=False, patience=9, epochs=4)
+    spoil(world, monkeypatch, lambda number: number >= 7)
+    ran = world.train(hyper, "kept")
+    assert len(ran.values("loss")) == 8
+    assert "pm stopped at update 8: two losses in a row were not finite" in ran.told
+    assert ran.result.preference is not None
+    best = min(ran.values("heldout_loss"))
+    measured = {m.name: m.value for m in ran.result.measurements}
+    assert measured["pm_loss"] == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_weights_that_a_step_made_infinite_end_the_run_with_the_best_policy(
+    world, method, monkeypatch
+):
+    def explode(optimiser: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            optimiser.param_groups[0]["params"][0].fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    ran = world.train(METHODS[method], "infinite")
+    assert "weights that are not finite" in ran.result.info["stop"]
+    kept = peft_tensors(load_adapter(world.model.spec, ran.context.out))
+    assert all(t.isfinite().all() for t in kept.values())
+
+
+def test_weights_that_a_step_made_infinite_are_not_asked_for_a_reply_to_look_at(world, monkeypatch):
+    def explode(optimiser: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            optimiser.param_groups[0]["params"][0].fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    shown: list[int] = []
+    ran = world.train(EVERY["ppo"], "seen", show=lambda update, _: shown.append(update))
+    assert "weights that are not finite" in ran.result.info["stop"]
+    assert not shown
 
 
 def parameters(seed):
