@@ -159,7 +159,7 @@ def test_attention_in_blocks_is_attention_and_teaches_the_same(length, masked):
         own = (order[:, None] < length // 2) | (order[None, :] >= length // 2)
         seen = seen & (own | (order[None, :] < length // 4))
     mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
-    got = attention.attention(q, k, v, mask if masked else None, 0.3)
+    got = attention.attention(q, k, v, mask if masked else None, 0.3, True)
     wide = [t.repeat_interleave(2, 1) for t in (k, v)]
     want = ((q @ wide[0].mT) * 0.3 + mask).softmax(-1) @ wide[1]
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
