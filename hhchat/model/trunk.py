@@ -99,7 +99,8 @@ class Trunk:
             to = (read, where) if i == last else None
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(
-                    *(self._layer, layer, i, x, tokens, to, sights, roles, dtype),
+                    self._layer,
+                    *(layer, i, x, tokens, to, sights, roles, dtype),
                     use_reentrant=False,
                 )
             else:
