@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hhchat.model.decoder import Cache, Decoder
 from hhchat.model.replay import Replay
+from hhchat.model.rows import like_lengths
 
 
 @dataclass
@@ -114,9 +115,7 @@ class Batch:
         self, longest: int, span: int, kept: Prefix | None
     ) -> tuple[Tensor, Cache, Tensor | None]:
         """Each distinct prompt once, left-padded to one column, then one cache row a reply."""
-        distinct: dict[tuple[int, ...], int] = {}
-        owner = [distinct.setdefault(tuple(r.prompt), len(distinct)) for r in self.rows]
-        prompts = list(distinct)
+        prompts = sorted({tuple(r.prompt) for r in self.rows}, key=len)
         dec, trunk = self.decoder, self.decoder.trunk
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
         start = torch.tensor([longest - len(p) for p in prompts])
@@ -127,9 +126,17 @@ class Batch:
         if kept is not None and len(prompts) == 1:
             done = kept.fill(cache, list(prompts[0]))
         ids, start = ids.to(self.device), start.to(self.device)
-        logits = dec.prefill(ids, start, cache, done)
-        if len(prompts) < len(self.rows):
-            index = torch.tensor(owner, device=self.device)
+        parts = []
+        for group in like_lengths([len(p) for p in prompts], self.device):
+            rows = slice(group[0], group[-1] + 1)
+            low = longest - len(prompts[group[-1]])  # columns before it are pads to all of them
+            some = cache.part(rows, low, longest)
+            parts.append(dec.prefill(ids[rows, low:], start[rows] - low, some, done))
+        logits = torch.cat(parts)
+        place = {prompt: i for i, prompt in enumerate(prompts)}
+        order = [place[tuple(r.prompt)] for r in self.rows]
+        if order != list(range(len(prompts))):
+            index = torch.tensor(order, device=self.device)
             logits, cache, start = logits[index], cache.select(index), start[index]
         return logits, cache, start if bool((start > 0).any()) else None
 
@@ -258,9 +265,7 @@ class Prefix:
         shared = min(shared, len(prompt) - 1)  # the last column is run again for its logits
         if shared <= 0:
             return 0
-        for mine, theirs in ((cache.k, self._cache.k), (cache.v, self._cache.v)):
-            for to, source in zip(mine, theirs, strict=True):
-                to[0, :, :shared] = source[best, :, :shared]
+        cache.copy_row(self._cache, best, shared)
         return shared
 
 

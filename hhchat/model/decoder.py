@@ -6,42 +6,87 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hhchat.model.attention import additive
-from hhchat.model.kernels import Packed, turn_
+from hhchat.model.kernels import CHUNK, Packed
+from hhchat.model.replay import script
 from hhchat.model.spec import LINEARS, Linear, Spec
-from hhchat.model.trunk import Role, Trunk, adapted
+from hhchat.model.trunk import Norm, Norms, Role, Trunk, adapted
 
 
 @dataclass
 class Cache:
-    """Static key-value cache: k and v [B, K, T, D] a layer. A column is written, then read."""
+    """Static key-value cache of all layers. A column is written, then read.
 
-    k: list[Tensor]
-    v: list[Tensor]
+    Values are [L, B, K, T, D]; keys are [L, B, K, D, T] where `turned`, as a CPU likes to multiply
+    them: a query's product with them is then a sum of rows that lie as they are read."""
+
+    keys: Tensor
+    values: Tensor
+    turned: bool
 
     @classmethod
     def make(
         cls, spec: Spec, rows: int, length: int, dtype: torch.dtype, device: torch.device
     ) -> Cache:
-        shape = (rows, spec.kv_heads, length, spec.head_dim)
+        turned = device.type == "cpu"
+        shape = (spec.layers, rows, spec.kv_heads, length, spec.head_dim)
         # zeros: a step of fixed shape also multiplies what it masks, and 0 * nan is nan
-        return cls(
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.layers)],
-        )
+        values = torch.zeros(shape, dtype=dtype, device=device)
+        lying = (*shape[:3], spec.head_dim, length) if turned else shape
+        return cls(torch.zeros(lying, dtype=dtype, device=device), values, turned)
+
+    @property
+    def length(self) -> int:
+        """Columns there is room for."""
+        return self.values.shape[3]
+
+    def columns(self, low: int, high: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [L, B, K, high - low, D] of these columns: views, to read and write."""
+        keys = self.keys.transpose(3, 4) if self.turned else self.keys
+        return keys.narrow(3, low, high - low), self.values.narrow(3, low, high - low)
 
     def select(self, rows: Tensor) -> Cache:
         """The cache of some rows (repeats allowed), copied."""
         return Cache(
-            [t.index_select(0, rows) for t in self.k], [t.index_select(0, rows) for t in self.v]
+            self.keys.index_select(1, rows), self.values.index_select(1, rows), self.turned
         )
+
+    def part(self, rows: slice, low: int, high: int) -> Cache:
+        """A view of some rows and columns: what is written there is written here."""
+        keys = self.keys[:, rows].narrow(4 if self.turned else 3, low, high - low)
+        return Cache(keys, self.values[:, rows].narrow(3, low, high - low), self.turned)
+
+    def copy_row(self, there: Cache, row: int, count: int) -> None:
+        """Take the first columns of a row of another cache into row 0."""
+        for mine, theirs in zip(self.columns(0, count), there.columns(0, count), strict=True):
+            mine[:, 0] = theirs[:, row]
+
+
+_NORM_BEFORE: dict[Linear, str] = {"qkv": "in", "up": "mid"}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer as it is decoded: norms, and products of fp32 in the decoder's dtype. Merged ones are
+    of matrices that are handed in, so that a recorded step goes with any role."""
+
+    norms: Norms
+    matrices: Mapping[Linear, Packed]
+    apart: Callable[[Linear, Tensor], Tensor] | None = None
+
+    def linear(self, weights: Sequence[Tensor]) -> Callable[[Linear, Tensor], Tensor]:
+        """The products, by `weights` in the order of LINEARS."""
+        if self.apart is not None:
+            return self.apart
+        return lambda name, x: self.matrices[name].product(x, weights[LINEARS.index(name)])
 
 
 @dataclass
@@ -58,34 +103,94 @@ class Decoder:
     merged: bool = True
     head_dtype: torch.dtype = torch.float32
     fixed: bool = False  # steps of one shape, which CUDA replays as a graph
-    layers: list[Callable[[Linear, Tensor], Tensor]] = field(default_factory=list, init=False)
+    layers: list[_Layer] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._head: Callable[[Tensor], Tensor] = self.trunk.head
-        if not self.merged:
-            self.layers = [_apart(self, index) for index in range(self.trunk.spec.layers)]
-            return
-        for index, layer in enumerate(self.trunk.layers):
-            made: dict[Linear, Packed] = {}
-            for name in LINEARS:
-                weight = layer.linears[name]
-                if self.role is None:
-                    dense = weight.dense(self.dtype)
-                else:
-                    update = self.role.delta(name, index).to(self.trunk.device)
-                    dense = (weight.dense(torch.float32) + update).to(self.dtype)
-                made[name] = Packed(dense, weight.bias)
-            self.layers.append(_laid_out(made))
-        self._head = self.trunk.packed_head(self.head_dtype)
+        lay_out = self._merged if self.merged else self._apart
+        self.layers = [lay_out(index) for index in range(self.trunk.spec.layers)]
+        self._norm: Norm = self.trunk.norm
+        self._head: Packed | None = None
+        if self.merged:
+            self._head = self.trunk.packed_head(self.head_dtype, self._folded)
+            if self._folded:
+                self._norm = (None, None)
+        made = [p for layer in self.layers for p in layer.matrices.values()]
+        made += [] if self._head is None else [self._head]
+        self._weights = tuple(p.weight for p in made)
 
     @property
     def cache_dtype(self) -> torch.dtype:
         """Of keys and values: attention on a CPU is slow in bf16."""
         return torch.float32 if self.trunk.device.type == "cpu" else self.dtype
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., H] -> fp32 logits [..., V]."""
-        out = self._head(hidden.to(self.head_dtype)).float()
+    # -- a layer as it is decoded
+
+    @property
+    def _folded(self) -> bool:
+        """Whether the weights of norms are part of the matrices after them: one pass less. A GPU
+        has them in the kernel of the norm."""
+        return self.trunk.device.type == "cpu" and self.trunk.spec.norm != "layer"
+
+    def _merged(self, index: int) -> _Layer:
+        layer = self.trunk.layers[index]
+        norms: dict[str, Norm] = {**layer.norms}
+        made: dict[Linear, Packed] = {}
+        for name in LINEARS:
+            weight = layer.linears[name]
+            dense, bias = weight.dense(torch.float32), weight.bias
+            if self.role is not None:
+                dense = dense + self.role.delta(name, index).to(dense.device)
+            before = _NORM_BEFORE.get(name)
+            if before is not None and self._folded:
+                dense = dense * layer.norms[before][0]
+                norms[before] = (None, None)
+            if name == "qkv":
+                order = self._order(index)
+                dense, bias = dense[order], None if bias is None else bias[order]
+            made[name] = Packed(dense, bias, self.dtype)
+        return _Layer(self._paired(index, norms), made)
+
+    def _apart(self, index: int) -> _Layer:
+        layer, order = self.trunk.layers[index], self._order(index)
+
+        def linear(name: Linear, x: Tensor) -> Tensor:
+            made = adapted(layer.linears[name], (self.role,), name, index, x.to(self.dtype))
+            return made.index_select(-1, order) if name == "qkv" else made
+
+        return _Layer(self._paired(index, {**layer.norms}), {}, linear)
+
+    def _order(self, index: int) -> Tensor:
+        """The channels [(N + 2K) D] of queries, keys and values in the order of decoding: those of
+        a query or key that rotary turns as a pair lie side by side, a complex number."""
+        spec = self.trunk.spec
+        turned, count = spec.heads + spec.kv_heads, spec.heads + 2 * spec.kv_heads
+        whole = torch.arange(count * spec.head_dim).view(count, spec.head_dim)
+        whole[:turned] = whole[:turned, self._pairs(index)]
+        return whole.flatten().to(self.trunk.device)
+
+    def _pairs(self, index: int) -> Tensor:
+        spec = self.trunk.spec
+        half = len(spec.rotary[index].inv_freq)
+        pairs = torch.arange(2 * half).view(2, half).t().flatten()
+        return torch.cat((pairs, torch.arange(2 * half, spec.head_dim)))
+
+    def _paired(self, index: int, norms: dict[str, Norm]) -> Norms:
+        """The norms, those of queries and keys in the order of decoding."""
+        if self.trunk.spec.qk_norm:
+            order = self._pairs(index).to(self.trunk.device)
+            for name in "q", "k":
+                weight, bias = norms[name]
+                assert weight is not None
+                norms[name] = weight[order], bias
+        return norms
+
+    # -- two ways through it
+
+    def logits(self, hidden: Tensor, head: Tensor | None = None) -> Tensor:
+        """[..., H] -> fp32 logits [..., V]. `head` is its matrix as it is laid out."""
+        if self._head is None:
+            return self.trunk.logits(hidden, self.head_dtype)
+        out = self._head.product(hidden, self._head.weight if head is None else head).float()
         cap = self.trunk.spec.logit_softcap
         return out if cap is None else torch.tanh(out / cap) * cap
 
@@ -94,12 +199,12 @@ class Decoder:
 
         start [B] is the first real column of each row; `done` columns are in the cache already.
         """
-        trunk = self.trunk
-        batch, length = ids.shape
+        trunk, last = self.trunk, len(self.layers) - 1
+        length = ids.shape[1]
         columns = torch.arange(length, device=ids.device)
         new = columns[done:]
         padded = bool((start > 0).any())
-        cos, sin = trunk.tables(length, ids.device)
+        turns = trunk.turns(length, ids.device)
         positions = (new[None] - start[:, None]).clamp_min(0)
         x = F.embedding(ids[:, done:], trunk.embed).float() * trunk.spec.embed_scale
         seen = columns[None, None, :] <= new[None, :, None]
@@ -107,31 +212,33 @@ class Decoder:
             (columns[None, None, :] >= start[:, None, None])
             | (columns[None, None, :] == new[None, :, None])
         )
-        for i, layer in enumerate(trunk.layers):
-            window, linear = trunk.spec.windows[i], self.layers[i]
-            c, s = cos[i][done:length], sin[i][done:length]
-            if padded:
-                c, s = cos[i][positions], sin[i][positions]
-            normed = trunk.normalise(x, layer.norms["in"], self.dtype)
-            q, k, v = trunk.heads_of(layer, linear("qkv", normed), c, s)
-            cache.k[i][:batch, :, done:length] = k
-            cache.v[i][:batch, :, done:length] = v
+        written, read = cache.columns(done, length), cache.columns(0, length)
+        for i, layer in enumerate(self.layers):
+            linear = layer.linear(self._weights[len(LINEARS) * i :])
+            window = trunk.spec.windows[i]
+            turn = turns[i][positions].unsqueeze(1) if padded else turns[i][done:length]
+            qkv = linear("qkv", trunk.normalise(x, layer.norms["in"]))
+            there = qkv.view(*qkv.shape[:2], -1, trunk.spec.head_dim).transpose(1, 2)
+            heads = there.new_empty(there.shape, dtype=torch.float32).copy_(there)
+            q, k, v = self._turned(layer, heads, turn)
+            for to, made in zip(written, (k, v), strict=True):
+                to[i].copy_(made)
             mask = None
             near = window is not None and length > window
-            if done or padded or near or i == len(trunk.layers) - 1:
+            if done or padded or near or i == last:
                 where = seen
                 if window is not None:
                     where = seen & (new[None, :, None] - columns[None, None, :] < window)
                 mask = additive(where, q.dtype).unsqueeze(1)
-            keys, values = cache.k[i][:batch, :, :length], cache.v[i][:batch, :, :length]
-            if i == len(trunk.layers) - 1:  # only the last column is read
+            if done:
+                k, v = (t[i].contiguous() for t in read)
+            if i == last:  # only the last column is read
                 assert mask is not None
                 q, x, mask = q[:, :, -1:], x[:, -1:], mask[:, :, -1:]
-            aligned = q.shape[2] == keys.shape[2]  # else the columns before are in the cache
-            out = trunk.attend(q, keys, values, mask, aligned=aligned)
-            out = linear("o", out.transpose(1, 2).flatten(2).to(self.dtype))
-            x = trunk.finish(layer, linear, x, out, self.dtype)
-        return self.logits(trunk.normalise(x[:, -1], trunk.norm))
+            aligned = q.shape[2] == k.shape[2]  # else the columns before are in the cache
+            out = trunk.attend(q, k, v, mask, aligned=aligned)
+            x = trunk.finish(layer.norms, linear, x, linear("o", out.transpose(1, 2).flatten(2)))
+        return self.logits(trunk.normalise(x[:, -1], self._norm))
 
     def step(
         self, tokens: Tensor, column: int | Tensor, start: Tensor | None, cache: Cache
@@ -140,94 +247,131 @@ class Decoder:
 
         A column given as a tensor [1] is read on the device: every shape is then the same at each
         column (all of the cache is attended to, masked), as a graph needs it."""
+        given = self._given(tokens, column, start, cache)
+        if isinstance(column, Tensor):
+            return self._through(*given, self._weights, column)
+        rows = len(tokens)
+        if not self.merged or tokens.is_cuda or rows > CHUNK:
+            return self._through(*given, self._weights)
+        kind = (self.dtype, self.head_dtype, rows == 1, start is None)  # what a recording fixes
+        scripts = self.trunk.scripts
+        if kind not in scripts:
+            scripts[kind] = script(self._through, (*given, self._weights))
+        return scripts[kind](*given, self._weights)
+
+    def _given(
+        self, tokens: Tensor, column: int | Tensor, start: Tensor | None, cache: Cache
+    ) -> _Given:
+        trunk = self.trunk
+        device = isinstance(column, Tensor)  # then it is not known here
+        length = cache.length if isinstance(column, Tensor) else column + 1
+        where = column if start is None else column - start
+        turns = [
+            t[where][:, None, None] if isinstance(where, Tensor) else t[where].view(1, 1, 1, -1)
+            for t in _distinct(trunk.turns(length, tokens.device))
+        ]
+        columns = torch.arange(length, device=tokens.device)[None]
+        begun = None if start is None else columns >= start[:, None]
+        reads: list[tuple[Tensor, ...]] = []
+        for window in _distinct(trunk.spec.windows):
+            low, seen = 0, begun
+            if device:
+                there = columns <= column
+                if window is not None:
+                    there = there & (columns > column - window)
+                seen = there if seen is None else seen & there
+            elif window is not None:
+                low = max(0, length - window)
+            read: tuple[Tensor, ...] = cache.columns(low, length)
+            if seen is not None:
+                read = *read, additive(seen, cache.values.dtype)[:, None, None, low:]
+            reads.append(read)
+        written = cache.columns(0, length) if device else cache.columns(length - 1, length)
+        return _Given(tokens, tuple(turns), written, tuple(reads))
+
+    def _through(
+        self,
+        tokens: Tensor,
+        turns: tuple[Tensor, ...],
+        written: tuple[Tensor, Tensor],
+        reads: tuple[tuple[Tensor, ...], ...],
+        weights: tuple[Tensor, ...],
+        column: Tensor | None = None,
+    ) -> Tensor:
+        """A step of tensors alone, and of shapes that it does not look at, as a recording needs
+        it."""
         trunk, spec = self.trunk, self.trunk.spec
-        batch = tokens.shape[0]
-        both = spec.heads + spec.kv_heads
-        seen = _Seen(column, start, cache)
-        cos, sin = trunk.tables(seen.length, tokens.device)
+        turn_of = dict(zip(map(id, _distinct(spec.rotary)), turns, strict=True))
+        read_of = dict(zip(_distinct(spec.windows), reads, strict=True))
         x = F.embedding(tokens, trunk.embed).float()
         if spec.embed_scale != 1.0:
             x = x * spec.embed_scale
-        turns: dict[int, tuple[Tensor, Tensor]] = {}
-        for i, layer in enumerate(trunk.layers):
-            linear = self.layers[i]
-            if id(cos[i]) not in turns:
-                c, s = cos[i][seen.where], sin[i][seen.where]
-                turns[id(cos[i])] = (c, s) if start is None else (c.unsqueeze(1), s.unsqueeze(1))
-            normed = trunk.normalise(x, layer.norms["in"], self.dtype)
-            heads = linear("qkv", normed).view(batch, -1, spec.head_dim).float()
-            if spec.qk_norm:
-                heads[:, : spec.heads] = trunk.normalise(heads[:, : spec.heads], layer.norms["q"])
-                keys = heads[:, spec.heads : both]
-                heads[:, spec.heads : both] = trunk.normalise(keys, layer.norms["k"])
-            turn_(heads[:, :both], *turns[id(cos[i])])
-            keys = seen.kept(cache.k[i], heads[:, spec.heads : both], spec.windows[i])
-            values = seen.kept(cache.v[i], heads[:, both:], spec.windows[i])
-            mask = seen.mask(spec.windows[i])
-            q = heads[:, : spec.heads].to(keys.dtype)
-            grouped = q.reshape(batch, spec.kv_heads, -1, spec.head_dim)
-            if spec.attn_softcap is not None:
-                scores = (grouped @ keys.transpose(-1, -2)).float() * spec.attn_scale
-                scores = torch.tanh(scores / spec.attn_softcap) * spec.attn_softcap
-                if mask is not None:
-                    scores = scores + mask.float()
-                out = scores.softmax(-1).to(values.dtype) @ values
-            else:
-                out = F.scaled_dot_product_attention(
-                    grouped, keys, values, attn_mask=mask, scale=spec.attn_scale
-                )
-            out = linear("o", out.reshape(batch, -1).to(self.dtype))
-            x = trunk.finish(layer, linear, x, out, self.dtype)
-        return self.logits(trunk.normalise(x, trunk.norm))
+        for i, layer in enumerate(self.layers):
+            linear = layer.linear(weights[len(LINEARS) * i :])
+            qkv = linear("qkv", trunk.normalise(x, layer.norms["in"])).float()
+            heads = qkv.view(-1, spec.heads + 2 * spec.kv_heads, 1, spec.head_dim)
+            q, k, v = self._turned(layer, heads, turn_of[id(spec.rotary[i])])
+            for to, made in zip(written, (k, v), strict=True):
+                if column is None:
+                    to[i].copy_(made)
+                else:
+                    to[i].index_copy_(2, column, made)
+            keys, values, *mask = read_of[spec.windows[i]]
+            out = self._attend(q, keys[i], values[i], *mask)
+            out = linear("o", out.reshape(-1, spec.heads * spec.head_dim))
+            x = trunk.finish(layer.norms, linear, x, out)
+        return self.logits(trunk.normalise(x, self._norm), weights[-1] if self.merged else None)
+
+    def _turned(self, layer: _Layer, heads: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """heads [B, N + 2K, t, D] in fp32 -> q [B, N, t, D], k and v [B, K, t, D], rotated by
+        complex turn [t, D_rot / 2] or [B, 1, t, D_rot / 2]. The channels of q and k are in the
+        order of decoding, in which they meet nothing but each other."""
+        spec = self.trunk.spec
+        q, k, v = torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], 1)
+        if spec.qk_norm:
+            q.copy_(self.trunk.normalise(q, layer.norms["q"]))
+            k.copy_(self.trunk.normalise(k, layer.norms["k"]))
+        turned = heads.narrow(1, 0, spec.heads + spec.kv_heads)
+        turned = turned.narrow(-1, 0, 2 * turn.shape[-1])
+        torch.view_as_complex(torch.unflatten(turned, -1, (-1, 2))).mul_(turn)
+        dtype = self.cache_dtype
+        return q.to(dtype), k.to(dtype), v.to(dtype)
+
+    def _attend(
+        self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """One query a row: q [B, N, 1, D] over keys and values [B, K, T, D] -> [B, N, D] in any
+        shape of as many numbers. mask [B or 1, 1, 1, T] is added to the scores."""
+        spec = self.trunk.spec
+        cap, group = spec.attn_softcap, spec.heads // spec.kv_heads
+        if cap is None and q.is_cuda:
+            grouped = q.reshape(-1, spec.kv_heads, group, spec.head_dim)
+            return F.scaled_dot_product_attention(
+                grouped, keys, values, attn_mask=mask, scale=spec.attn_scale
+            )
+        # one query a row is little work for a fused kernel: on a CPU two products are quicker
+        grouped = q.reshape(-1, group, spec.head_dim)
+        keys, values = keys.flatten(0, 1), values.flatten(0, 1)
+        scores = torch.bmm(grouped, keys.transpose(1, 2)).float().mul_(spec.attn_scale)
+        if cap is not None:
+            scores = torch.tanh(scores / cap).mul_(cap)
+        if mask is not None:
+            torch.unflatten(scores, 0, (-1, spec.kv_heads)).add_(mask)
+        return torch.bmm(scores.softmax(-1).to(values.dtype), values)
 
 
-class _Seen:
-    """What a step at `column` writes to the cache and reads of it: up to the column, or all of it
-    under a mask where the column is known to the device alone."""
+class _Given(NamedTuple):
+    """What a step is given, apart from weights: tensors alone."""
 
-    def __init__(self, column: int | Tensor, start: Tensor | None, cache: Cache) -> None:
-        self.column = column
-        self.length = cache.k[0].shape[2] if isinstance(column, Tensor) else column + 1
-        self.where: Tensor | int = column if start is None else column - start
-        self._dtype = cache.k[0].dtype
-        self._columns = torch.arange(self.length, device=cache.k[0].device)[None]
-        self._begun = None if start is None else self._columns >= start[:, None]
-        self._masks: dict[int | None, Tensor | None] = {}
-
-    def kept(self, kept: Tensor, new: Tensor, window: int | None) -> Tensor:
-        """Write `new` [B, K, D] at the column of kept [B, K, T, D]; what the step attends to."""
-        if isinstance(self.column, Tensor):
-            kept.index_copy_(2, self.column, new.to(kept.dtype).unsqueeze(2))
-            return kept
-        kept[: len(new), :, self.column] = new
-        return kept[: len(new), :, self._low(window) : self.length]
-
-    def mask(self, window: int | None) -> Tensor | None:
-        """[B or 1, 1, 1, T] over what `kept` gave; None where all of it is seen."""
-        if window not in self._masks:
-            self._masks[window] = self._mask(window)
-        return self._masks[window]
-
-    def _mask(self, window: int | None) -> Tensor | None:
-        seen = self._begun
-        if isinstance(self.column, Tensor):
-            there = self._columns <= self.column
-            if window is not None:
-                there = there & (self._columns > self.column - window)
-            seen = there if seen is None else seen & there
-        if seen is None:
-            return None
-        made = additive(seen, self._dtype)[:, None, None]
-        return made if isinstance(self.column, Tensor) else made[..., self._low(window) :]
-
-    def _low(self, window: int | None) -> int:
-        return 0 if window is None else max(0, self.length - window)
+    tokens: Tensor  # [B]
+    turns: tuple[Tensor, ...]  # [B or 1, 1, 1, D_rot / 2] of each kind of rotary
+    written: tuple[Tensor, Tensor]  # keys and values [L, B, K, 1, D] of the column
+    # of each kind of window keys, values [L, B, K, T, D] and, where not all of them are seen, a
+    # mask [B or 1, 1, 1, T]
+    reads: tuple[tuple[Tensor, ...], ...]
 
 
-def _laid_out(made: dict[Linear, Packed]) -> Callable[[Linear, Tensor], Tensor]:
-    return lambda name, x: made[name](x)
-
-
-def _apart(dec: Decoder, index: int) -> Callable[[Linear, Tensor], Tensor]:
-    linears = dec.trunk.layers[index].linears
-    return lambda name, x: adapted(linears[name], (dec.role,), name, index, x)
+def _distinct(things: Sequence[Any]) -> list[Any]:
+    """Each once, in order; tensors and rotaries by which they are."""
+    plain = (int, type(None))
+    return list({t if isinstance(t, plain) else id(t): t for t in things}.values())

@@ -255,10 +255,11 @@ def make_decoder(model: Model, role: object, dtype: torch.dtype) -> Decoder:
 
     assert role is None or isinstance(role, Adapter)
     weights = [layer.linears[name] for layer in model.trunk.layers for name in LINEARS]
-    need = (
-        sum(w.shape[0] * w.shape[1] for w in weights) * torch.empty((), dtype=dtype).element_size()
-    )
+    count = sum(w.shape[0] * w.shape[1] for w in weights)
+    need = count * torch.empty((), dtype=dtype).element_size()
     merged = need <= free_memory(model.device) // 4
     cuda = model.device.type == "cuda"
-    head = dtype if cuda else torch.float32
+    # in bf16 it adds 1e-4 nats a token to what bf16 does to the starter's replies in all (KL), and
+    # takes half the time and memory: of half a billion weights with a large vocabulary a third
+    head = dtype if cuda or merged else torch.float32
     return Decoder(model.trunk, role, dtype, merged=merged, head_dtype=head, fixed=cuda)

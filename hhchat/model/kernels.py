@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+SMALL = 1 << 19  # numbers of a matrix that a core's own cache holds in fp32
+CHUNK = 128  # rows of one product by MKL
 
 
 class Matrix(Protocol):
@@ -68,26 +72,102 @@ def recurring(rows: int) -> int:
     return -(-rows // step) * step
 
 
-class Packed:
-    """A matrix laid out once for the rows it will meet, for decoding: same product, less work."""
+@cache
+def _of_intel() -> bool:
+    """Whether MKL is at home here: it runs at half speed on processors of other makers."""
+    try:
+        maker = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return False
+    return "GenuineIntel" in maker and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+
+
+class _Turned:
+    """A small fp32 matrix for MKL. Calling oneDNN takes 20 us, longer than a small product of a few
+    rows; MKL is called in a quarter of that. It sums a row alike whatever rows come with it (but
+    for rounding where threads are many) if the matrix lies as it is multiplied, and the rows are
+    more than one and not hundreds."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.bias = None if bias is None else bias.to(weight.dtype)
-        self.weight = weight
+        self.weight = weight.float().t().contiguous()
+        self.bias = None if bias is None else bias.float()
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        x = x.float()
+        if len(x) == 1:
+            made = (x.repeat(2, 1) @ weight)[:1]
+        elif len(x) <= CHUNK:
+            made = x @ weight
+        else:
+            return torch.cat([self.product(some, weight) for some in torch.split(x, CHUNK)])
+        return made if self.bias is None else made.add_(self.bias)
+
+
+class _Reordered:
+    """A matrix for oneDNN, where there is one."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.weight = weight.to(dtype)
+        self.bias = None if bias is None else bias.to(dtype)
         self._op = None if weight.is_cuda or weight.numel() < 1024 else _onednn()
         if self._op is not None:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), None)
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        x = x.to(self.dtype)
+        if self._op is None:
+            return F.linear(x, weight, self.bias)
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return _scripted()(x, weight, self.bias)
+        more = recurring(len(x)) - len(x)
+        if not more:
+            return self._op(x, weight, self.bias, "none", [], "")
+        made = self._op(F.pad(x, (0, 0, 0, more)), weight, self.bias, "none", [], "")
+        return made[: len(x)]
+
+
+@cache
+def _scripted() -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """oneDNN's linear as a recording takes it, for up to CHUNK rows."""
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows = x.size(0)
+        more = 0
+        if rows > 16:  # as `recurring` says
+            more = -rows % 16 if rows <= 64 else -rows % 32
+        if more > 0:
+            x = torch.constant_pad_nd(x, [0, 0, 0, more])
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return made.narrow(0, 0, rows) if more > 0 else made
+
+    made: Callable[[Tensor, Tensor, Tensor | None], Tensor] = torch.jit.script(linear)
+    return made
+
+
+class Packed:
+    """A matrix [out, in] laid out once for the rows it will meet, for decoding: same product, less
+    work. `weight` is the matrix as it is laid out. Products are in `dtype` whatever x is in."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        small = dtype == torch.float32 and weight.numel() <= SMALL and not weight.is_cuda
+        self._made: _Turned | _Reordered
+        if small and _of_intel():
+            self._made = _Turned(weight, bias)
+        else:
+            self._made = _Reordered(weight, bias, dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        return self._made.weight
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x [..., in] -> [..., out] by a matrix that is laid out as this one is."""
+        made = self._made.product(x.reshape(-1, x.shape[-1]), weight)
+        return made if x.ndim == 2 else made.view(*x.shape[:-1], -1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._op is None:
-            return F.linear(x, self.weight, self.bias)
-        rows = x.numel() // x.shape[-1]
-        more = recurring(rows) - rows
-        if not more:
-            return self._op(x, self.weight, self.bias, "none", [], "")
-        flat = F.pad(x.reshape(rows, -1), (0, 0, 0, more))
-        made = self._op(flat, self.weight, self.bias, "none", [], "")
-        return made[:rows].view(*x.shape[:-1], -1)
+        return self.product(x, self.weight)
 
 
 class _Product(torch.autograd.Function):
@@ -182,12 +262,15 @@ def adapted_product(
 # -- norm, activation, heads
 
 
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(int(x.shape[-1])).add_(eps).rsqrt_()
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        size = x.shape[-1]
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = inverse.square_().div_(size).add_(eps).rsqrt_()
+        inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, inverse)
         made: Tensor = (x * inverse).mul_(weight)
         return made.to(dtype)
@@ -201,13 +284,17 @@ class _RMSNorm(torch.autograd.Function):
         return turned.addcmul_(x, along, value=-1).mul_(inverse), None, None, None
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """Root-mean-square norm of fp32 x [..., H] by a frozen fp32 weight [H], in `dtype`."""
-    if x.is_cuda or (not torch.is_grad_enabled() and x.numel() < 1 << 16):
-        plain: Tensor = F.rms_norm(x, weight.shape, weight, eps)
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    """Root-mean-square norm of fp32 x [..., H] by a frozen fp32 weight [H], in `dtype`. Without a
+    weight there is no gradient."""
+    if x.is_cuda:
+        plain: Tensor = F.rms_norm(x, x.shape[-1:], weight, eps)
         return plain.to(dtype)
-    made: Tensor = _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
-    return made
+    if weight is None or not torch.is_grad_enabled():
+        made = x * _inverse_rms(x, eps)
+        return (made if weight is None else made.mul_(weight)).to(dtype)
+    taught: Tensor = _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
+    return taught
 
 
 def _copy(x: Tensor) -> Tensor:
@@ -301,7 +388,7 @@ def turn_(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one table a row
     dim = cos.shape[-1]
     part = x if dim == x.shape[-1] else x[..., :dim]
-    swapped = torch.cat((part[..., dim // 2 :], part[..., : dim // 2]), -1)
+    swapped = part.roll(dim // 2, -1)
     part.mul_(cos).addcmul_(swapped, sin)
     return x
 

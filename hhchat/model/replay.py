@@ -1,14 +1,17 @@
-"""A step whose tensors stay in place: CUDA records its kernels once and launches them as one graph.
+"""Steps that are recorded once and then run without Python between their kernels.
 
-Decoding a small model is bound by launches: a step of 22 layers is hundreds of kernels of a few
-microseconds each. A graph launches them in one call.
+Decoding a small model is bound by what calls its kernels: a step of 22 layers is hundreds of them,
+of a few microseconds each. CUDA records a step whose tensors stay in place as a graph, which is
+launched in one call; on a CPU TorchScript runs what has been recorded.
 """
 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,3 +84,19 @@ class Replay:
         finally:
             torch.cuda.set_stream(before)  # torch stays on the other one when recording fails
         self._graph, self._out = graph, out
+
+
+def script(work: Callable[..., Tensor], given: tuple[Any, ...]) -> Callable[..., Tensor]:
+    """`work`, recorded at `given` (tensors, and tuples of them): what it does with them it does
+    with others from then on, Python's own choices and numbers as they were. Where it can not be
+    recorded, `work` itself."""
+    try:
+        with warnings.catch_warnings():
+            # torch would have us record for a compiler, which few people's machines have
+            warnings.simplefilter("ignore")
+            made: Callable[..., Tensor] = torch.jit.trace(  # type: ignore[no-untyped-call]
+                work, given, check_trace=False
+            )
+            return made
+    except (AttributeError, RuntimeError, TypeError):
+        return work

@@ -54,18 +54,8 @@ class Rows:
         )
 
     def alike(self) -> list[list[int]]:
-        """Rows by length, those of like lengths together: pads cost attention their square. On a
-        GPU a call costs more than the pads."""
-        lengths, _ = self.counts()
-        order = sorted(range(len(lengths)), key=lambda b: lengths[b])
-        if self.ids.is_cuda:
-            return [order]
-        groups: list[list[int]] = []
-        for b in order:
-            if not groups or lengths[b] > 1.1 * lengths[groups[-1][0]] + 4:
-                groups.append([])
-            groups[-1].append(b)
-        return groups
+        """Rows by length, those of like lengths together: pads cost attention their square."""
+        return like_lengths(self.counts()[0], self.ids.device)
 
     def some(self, group: Sequence[int]) -> Rows:
         """These rows, no wider than they need."""
@@ -83,6 +73,20 @@ class Rows:
             lengths,
             reads,
         )
+
+
+def like_lengths(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Places of `lengths` from the shortest to the longest, in groups whose lengths are within
+    about a tenth of each other. All are one group on a GPU, where a call costs more than pads."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    if device.type == "cuda":
+        return [order]
+    groups: list[list[int]] = []
+    for i in order:
+        if not groups or lengths[i] > 1.1 * lengths[groups[-1][0]] + 4:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
 
 
 class Line:

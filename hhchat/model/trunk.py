@@ -8,7 +8,7 @@ reference), and the decoder (decoder.py) runs a column of tokens against a stati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ from hhchat.model.spec import Linear, Spec
 from hhchat.model.weights import Layer, Weight
 
 Role = Adapter | None  # None is the bare base: the reference of a first run
+Norm = tuple[Tensor | None, Tensor | None]  # weight and bias [H]; None is 1 and 0
+Norms = Mapping[str, Norm]
 
 
 class Trunk:
@@ -51,7 +53,9 @@ class Trunk:
         self.head = Weight(embed if head is None else head, None, "none")  # never quantised
         self.device = embed.device
         self.checkpointing = False
-        self._packed: dict[torch.dtype, Packed] = {}
+        self._packed: dict[tuple[torch.dtype, bool], Packed] = {}
+        self._turns: dict[int, list[Tensor]] = {}
+        self.scripts: dict[tuple[object, ...], Callable[..., Tensor]] = {}  # of decoding
         self._rotary: dict[tuple[int, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
 
     # -- scoring
@@ -113,11 +117,15 @@ class Trunk:
         cap = self.spec.logit_softcap
         return out if cap is None else torch.tanh(out / cap) * cap
 
-    def packed_head(self, dtype: torch.dtype) -> Packed:
-        """The head laid out for decoding, once for all decoders."""
-        if dtype not in self._packed:
-            self._packed[dtype] = Packed(self.head.dense(dtype), None)
-        return self._packed[dtype]
+    def packed_head(self, dtype: torch.dtype, folded: bool) -> Packed:
+        """The head laid out for decoding, once for all decoders; `folded`: the weight of the last
+        norm is part of it."""
+        key = dtype, folded
+        if key not in self._packed:
+            weight, _ = self.norm
+            dense = self.head.dense(torch.float32 if folded else dtype)
+            self._packed[key] = Packed(dense * weight if folded else dense, None, dtype)
+        return self._packed[key]
 
     def logprobs(
         self,
@@ -165,18 +173,18 @@ class Trunk:
         if read is not None:
             tokens, where = read
             x = x.index_select(0, where)
-        return self.finish(layer, linear, x, linear("o", tokens.pack(attended)), dtype)
+        return self.finish(layer.norms, linear, x, linear("o", tokens.pack(attended)), dtype)
 
     def finish(
         self,
-        layer: Layer,
+        norms: Norms,
         linear: Callable[[Linear, Tensor], Tensor],
         x: Tensor,
         attention: Tensor,
-        dtype: torch.dtype,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Residuals and MLP: x [.., H] fp32 residual stream, attention [.., H]."""
-        norms = layer.norms
+        """Residuals and MLP: x [.., H] fp32 residual stream, attention [.., H]. Products are given
+        what they are made of in `dtype`."""
         if self.spec.parallel:
             inner = self.normalise(x, norms["mid"], dtype)
             return x + attention.float() + linear("down", self._act(linear("up", inner))).float()
@@ -237,13 +245,13 @@ class Trunk:
     def normalise(
         self,
         x: Tensor,
-        weights: tuple[Tensor, Tensor | None],
+        weights: Norm,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """The norm of x in fp32, given in `dtype`."""
         weight, bias = weights
         if self.spec.norm == "layer":
-            return F.layer_norm(x.float(), weight.shape, weight, bias, self.spec.eps).to(dtype)
+            return F.layer_norm(x.float(), x.shape[-1:], weight, bias, self.spec.eps).to(dtype)
         return rms_norm(x.float(), weight, self.spec.eps, dtype)
 
     def tables(self, length: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
@@ -255,6 +263,20 @@ class Trunk:
             with torch.inference_mode(False):
                 self._rotary[key] = self._make_tables(size, device)
         return self._rotary[key]
+
+    def turns(self, length: int, device: torch.device) -> list[Tensor]:
+        """The same as complex numbers [T, D_rot / 2], which turn a pair of channels by a product;
+        layers of one type share a table."""
+        cos, sin = self.tables(length, device)
+        size = len(cos[0])
+        if size not in self._turns:
+            half = [c.shape[1] // 2 for c in cos]
+            made = {
+                id(c): torch.complex(c[:, :h], s[:, h:])
+                for c, s, h in zip(cos, sin, half, strict=True)
+            }
+            self._turns[size] = [made[id(c)] for c in cos]
+        return self._turns[size]
 
     def _make_tables(self, size: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
         made: dict[int, tuple[Tensor, Tensor]] = {}

@@ -1,6 +1,7 @@
-"""Steps of one shape, which CUDA replays as a graph: the same replies as steps that grow.
+"""Recorded steps: the same replies as steps that are run as written.
 
-Here they run as written, on a CPU; that a recorded step says the same needs a GPU (the last test).
+A CPU's recordings (TorchScript) are tested as they are. Steps of one shape, which CUDA replays as a
+graph, run as written here; that a recorded one says the same needs a GPU (the last test).
 """
 
 from __future__ import annotations
@@ -47,6 +48,29 @@ def test_a_graph_s_steps_say_what_plain_steps_say(make_tiny, family, merged):
     want = said(model, plain, rows())
     assert max(map(len, want)) > 12  # windows were left behind, rows were let go
     assert said(model, replace(plain, fixed=True), rows()) == want
+
+
+def test_a_recorded_step_says_what_a_plain_step_says_with_as_many_rows_as_there_are(
+    make_tiny, family, monkeypatch
+):
+    some = [rows(6), rows(20, 66), rows(1), rows(3), rows(1)]
+    recorded = make_tiny(family).load()
+    role = Adapter(recorded.spec, 2, seed=3)
+    with torch.no_grad():
+        for b in role.b.values():
+            b.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(1))
+    got = [said(recorded, Decoder(recorded.trunk, role), few) for few in some]
+    made = recorded.trunk.scripts.values()
+    assert len(made) >= 3  # of padded rows, of others, of one alone
+    assert all(isinstance(step, torch.jit.ScriptFunction) for step in made)
+
+    def none(*_args, **_options):
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(torch.jit, "trace", none)  # where nothing can be recorded
+    plain = make_tiny(family).load()
+    some = [rows(6), rows(20, 66), rows(1), rows(3), rows(1)]
+    assert [said(plain, Decoder(plain.trunk, role), few) for few in some] == got
 
 
 def test_a_batch_whose_steps_can_not_be_recorded_goes_on_with_growing_ones(llama, monkeypatch):

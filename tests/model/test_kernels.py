@@ -128,13 +128,13 @@ def test_log_probability_of_a_token_and_its_gradient(rows, vocabulary, some_bloc
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 2, 33])
+@pytest.mark.parametrize("rows", [1, 2, 33, 129])
 def test_a_product_is_the_same_through_every_layout_of_the_matrix(dtype, rows):
     torch.manual_seed(rows)
-    dense, bias, x = torch.randn(80, 64), torch.randn(80), torch.randn(rows, 2, 64)
+    dense, bias, x = torch.randn(80, 64), torch.randn(80), torch.randn(rows, 1, 64)
     want = F.linear(x, dense, bias)
     with torch.inference_mode():
-        packed = kernels.Packed(dense.to(dtype), bias)(x.to(dtype))
+        packed = kernels.Packed(dense, bias, dtype)(x.to(dtype))
     close(packed, want, dtype)
     close(kernels.multiply(x.to(dtype), dense.to(dtype), bias.to(dtype)), want, dtype)
 
@@ -144,7 +144,7 @@ def test_products_still_work_where_torch_lacks_the_quick_operator(monkeypatch):
     dense, x = torch.randn(80, 64), torch.randn(3, 64)
     want = F.linear(x, dense)
     assert torch.equal(kernels.multiply(x, dense), want)
-    assert torch.equal(kernels.Packed(dense, None)(x), want)
+    assert torch.equal(kernels.Packed(dense, None, torch.float32)(x), want)
 
 
 @pytest.mark.parametrize("masked", [False, True])

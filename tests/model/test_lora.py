@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hhchat.model import Adapter, load_adapter, save_adapter
-from hhchat.model.decoder import Decoder
-from hhchat.model.lora import shape_of
+from hhchat.model.decoder import Cache, Decoder
 from hhchat.model.rows import Rows
 from hhchat.model.spec import LINEARS
 from hhchat.types import ModelError
@@ -101,17 +100,20 @@ def test_roles_side_by_side_give_what_each_gives_alone(tiny, quantization):
             torch.testing.assert_close(block, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_a_merged_adapter_decodes_what_the_scoring_forward_says(llama):
-    role = trained(llama.spec)
-    for linear in LINEARS:
-        fan_in, fan_out = shape_of(llama.spec, linear)
-        x = torch.randn(3, fan_in, generator=torch.Generator().manual_seed(1))
-        decoder = Decoder(llama.trunk, role)
-        a, b = role.pair(linear, 1)
-        base = llama.trunk.layers[1].linears[linear](x)
-        want = base + (x @ a @ b) * role.scale
-        assert want.shape[1] == fan_out
-        torch.testing.assert_close(decoder.layers[1](linear, x), want, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("merged", [True, False])
+def test_a_decoder_says_of_each_role_what_the_scoring_forward_says(make_tiny, family, merged):
+    # one after the other through one recording of a step, which must not keep the first one's role
+    model = make_tiny(family).load()
+    ids = torch.randint(20, 300, (3, 9), generator=torch.Generator().manual_seed(1))
+    for role in (trained(model.spec), None, trained(model.spec, 2, 3)):
+        decoder = Decoder(model.trunk, role, merged=merged)
+        cache = Cache.make(model.spec, 3, 9, torch.float32, model.device)
+        with torch.inference_mode():
+            got = [decoder.prefill(ids[:, :4], torch.zeros(3, dtype=torch.long), cache, 0)]
+            got += [decoder.step(ids[:, at], at, None, cache) for at in range(4, 9)]
+            hidden = model.trunk.hidden(rows_of(ids), (role,))[0]
+            want = model.trunk.logits(hidden)[:, 3:]
+        torch.testing.assert_close(torch.stack(got, 1), want, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
