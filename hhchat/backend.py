@@ -76,7 +76,7 @@ class LocalBackend:
 
     def memory(self, config: Config) -> Memory:
         """Weights, adapters with their optimiser, and activations, against what is free."""
-        from hhchat.model.base import free_memory, pick_device
+        from hhchat.model.base import free_memory, has_bf16, pick_device
         from hhchat.model.locate import estimate, locate, read_config
 
         device = pick_device(config.model.device)
@@ -84,7 +84,7 @@ class LocalBackend:
         if how == "auto":
             how = "int8" if device.type == "cuda" else "none"
         spec = read_config(locate(config.model.path))
-        needed = estimate(spec, how).total
+        needed = estimate(spec, how, bf16=has_bf16(device)).total
         available = free_memory(device)
         advice = ""
         if needed > available:

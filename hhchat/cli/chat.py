@@ -129,9 +129,10 @@ def what_fits(config: Config) -> str:
     sizes it has room for."""
     if not config.model.path:
         from hhchat.cli.doctor import fitting_sizes
-        from hhchat.model.base import free_memory, pick_device
+        from hhchat.model.base import free_memory, has_bf16, pick_device
 
-        return f"What fits {fitting_sizes(free_memory(pick_device(config.model.device)))[0]}"
+        device = pick_device(config.model.device)
+        return f"What fits {fitting_sizes(free_memory(device), has_bf16(device))[0]}"
     from hhchat.backend import LocalBackend
 
     memory = LocalBackend().memory(config)

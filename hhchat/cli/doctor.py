@@ -166,7 +166,7 @@ def _device() -> Iterator[Check]:
     import torch
 
     from hhchat.config import load_config
-    from hhchat.model.base import free_memory, pick_device
+    from hhchat.model.base import free_memory, has_bf16, pick_device
 
     device = pick_device(load_config().model.device)
     free = free_memory(device)
@@ -175,7 +175,7 @@ def _device() -> Iterator[Check]:
     data = {"device": str(device), "name": name, "free_bytes": free}
     yield Check("device", True, text, data)
     yield from _guard("8-bit", lambda: _eight_bit(device))
-    yield from _guard("fits", lambda: _fits(free))
+    yield from _guard("fits", lambda: _fits(free, has_bf16(device)))
 
 
 def _eight_bit(device: torch.device) -> Iterator[Check]:
@@ -197,14 +197,14 @@ def _eight_bit(device: torch.device) -> Iterator[Check]:
     yield Check("8-bit", error < 0.05, text, {"relative_error": error})
 
 
-def _fits(free: int) -> Iterator[Check]:
-    text, sizes = fitting_sizes(free)
+def _fits(free: int, bf16: bool) -> Iterator[Check]:
+    text, sizes = fitting_sizes(free, bf16)
     yield Check("fits", None, text, sizes)
 
 
-def fitting_sizes(free: int) -> tuple[str, dict[str, dict[str, Any]]]:
+def fitting_sizes(free: int, bf16: bool) -> tuple[str, dict[str, dict[str, Any]]]:
     """Which sizes could be trained in `free` bytes: base, adapters, optimiser and activations
-    together. In words, and in figures."""
+    together, on a device that multiplies bf16 or does not. In words, and in figures."""
     from hhchat.model.locate import estimate
     from hhchat.model.spec import read_spec
 
@@ -227,7 +227,7 @@ def fitting_sizes(free: int) -> tuple[str, dict[str, dict[str, Any]]]:
         )
         sizes[name] = {"needs_bytes": {}, "fits": {"chat": [], "train": []}}
         for how in ("none", "int8", "nf4"):
-            memory = estimate(spec, how)
+            memory = estimate(spec, how, bf16=bf16)
             # Chatting needs the weights and room for two replies; training the rest as well.
             needs = {"chat": memory.weights + SPARE, "train": memory.total + SPARE}
             sizes[name]["needs_bytes"][how] = needs

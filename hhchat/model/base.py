@@ -67,6 +67,8 @@ def load_model(
     render = Renderer(folder, spec.vocab)
     checkpoint = Checkpoint(folder)
     store = torch.bfloat16 if place.type == "cuda" else torch.float32
+    fast = pick_dtype(dtype, place)
+    kept = fast if place.type == "cpu" else store
 
     def put(tensor: Tensor) -> Tensor:
         return tensor.to(place, store) if tensor.is_floating_point() else tensor.to(place)
@@ -79,14 +81,13 @@ def load_model(
             if spec.tied or spec.head_name not in checkpoint
             else put(checkpoint.get(spec.head_name))
         )
-        layers = [load_layer(spec, checkpoint, i, put, kind) for i in range(spec.layers)]
+        layers = [load_layer(spec, checkpoint, i, put, kind, kept) for i in range(spec.layers)]
         bias = checkpoint.find(f"{spec.norm_name}.bias")
         norm = (
             norm_weight(spec, put(checkpoint.get(f"{spec.norm_name}.weight"))),
             None if bias is None else put(bias).float(),
         )
     trunk = Trunk(spec, layers, embed, norm, head)
-    fast = pick_dtype(dtype, place)
     model = Model(
         trunk=trunk,
         render=render,
@@ -144,19 +145,19 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def keep_copies(model: Model) -> None:
-    """Keep dense copies of the base where memory allows: products then cost what dense ones cost.
+    """Keep dense copies of a quantised base where memory allows: products then cost what dense ones
+    cost.
 
-    Never more than a quarter of what is free; a quantised base that is large stays quantised only.
+    Never more than a quarter of what is free; one that is large stays quantised only.
     """
+    if model.quantization == "none":
+        return
     weights = [layer.linears[name] for layer in model.trunk.layers for name in LINEARS]
-    wanted = {model.fast} if model.quantization != "none" or model.fast != torch.float32 else set()
-    if model.device.type == "cuda" and model.quantization == "none":
-        return  # stored in bf16 already
     count = sum(w.shape[0] * w.shape[1] for w in weights)
-    for dtype in wanted:
-        if count * torch.empty((), dtype=dtype).element_size() <= free_memory(model.device) // 4:
-            for weight in weights:
-                weight.keep(dtype)
+    size = torch.empty((), dtype=model.fast).element_size()
+    if count * size <= free_memory(model.device) // 4:
+        for weight in weights:
+            weight.keep(model.fast)
 
 
 def free_memory(device: torch.device) -> int:

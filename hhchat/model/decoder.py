@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hhchat.model.attention import additive
 from hhchat.model.kernels import CHUNK, Packed
-from hhchat.model.replay import script
+from hhchat.model.replay import Script
 from hhchat.model.spec import LINEARS, Linear, Spec
 from hhchat.model.trunk import Norm, Norms, Role, Trunk, adapted
 
@@ -250,14 +250,14 @@ class Decoder:
         given = self._given(tokens, column, start, cache)
         if isinstance(column, Tensor):
             return self._through(*given, self._weights, column)
-        rows = len(tokens)
-        if not self.merged or tokens.is_cuda or rows > CHUNK:
+        if not self.merged or tokens.is_cuda or len(tokens) > CHUNK:
             return self._through(*given, self._weights)
-        kind = (self.dtype, self.head_dtype, rows == 1, start is None)  # what a recording fixes
+        kind = (self.dtype, self.head_dtype, start is None)  # what a recording fixes
         scripts = self.trunk.scripts
         if kind not in scripts:
-            scripts[kind] = script(self._through, (*given, self._weights))
-        return scripts[kind](*given, self._weights)
+            scripts[kind] = Script(self._through, (*given, self._weights))
+        run = self._through if scripts[kind].failed else scripts[kind]
+        return run(*given, self._weights)
 
     def _given(
         self, tokens: Tensor, column: int | Tensor, start: Tensor | None, cache: Cache

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Optional, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SMALL = 1 << 19  # numbers of a matrix that a core's own cache holds in fp32
-CHUNK = 128  # rows of one product by MKL
+CHUNK = 128  # rows of one product in decoding
 
 
 class Matrix(Protocol):
@@ -60,14 +60,16 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def recurring(rows: int) -> int:
-    """`rows` of a product rounded up to one of few numbers, two to four an octave.
+    """`rows` of a product rounded up to one of few numbers, one to four an octave.
 
     oneDNN writes code for each number of rows that it meets, and keeps it: with lengths that change
     every batch that can take two fifths of the time of a small model, and much of its memory
     (docs/log.md). Finer numbers waste fewer rows and were no quicker."""
-    if rows <= 16:
+    if rows < 2:
         return rows
     octave = (rows - 1).bit_length()
+    if rows <= 16:
+        return 1 << octave
     step = 16 if rows <= 64 else 32 if rows <= 128 else max(64, 1 << octave - 3)
     return -(-rows // step) * step
 
@@ -83,24 +85,23 @@ def _of_intel() -> bool:
 
 
 class _Turned:
-    """A small fp32 matrix for MKL. Calling oneDNN takes 20 us, longer than a small product of a few
-    rows; MKL is called in a quarter of that. It sums a row alike whatever rows come with it (but
-    for rounding where threads are many) if the matrix lies as it is multiplied, and the rows are
-    more than one and not hundreds."""
+    """A small fp32 matrix for MKL.
+
+    Calling oneDNN takes 20 us, longer than a small product of a few rows; MKL is called in a
+    quarter of that. It sums a row alike whatever rows come with it (but for rounding where threads
+    are many) if the matrix lies as it is multiplied, and the rows are more than one and not
+    hundreds."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight.float().t().contiguous()
         self.bias = None if bias is None else bias.float()
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        x = x.float()
-        if len(x) == 1:
-            made = (x.repeat(2, 1) @ weight)[:1]
-        elif len(x) <= CHUNK:
-            made = x @ weight
-        else:
-            return torch.cat([self.product(some, weight) for some in torch.split(x, CHUNK)])
-        return made if self.bias is None else made.add_(self.bias)
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return _scripted(_by_mkl)(x, weight, self.bias)
+        if len(x) <= CHUNK:
+            return _by_mkl(x, weight, self.bias)
+        return torch.cat([self.product(some, weight) for some in torch.split(x, CHUNK)])
 
 
 class _Reordered:
@@ -119,7 +120,10 @@ class _Reordered:
         if self._op is None:
             return F.linear(x, weight, self.bias)
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            return _scripted()(x, weight, self.bias)
+            return _scripted(_by_onednn)(x, weight, self.bias)
+        if len(x) > 2 * CHUNK:  # prompts have any length: no code for each
+            parts = torch.split(x, 2 * CHUNK)
+            return torch.cat([self.product(some, weight) for some in parts])
         more = recurring(len(x)) - len(x)
         if not more:
             return self._op(x, weight, self.bias, "none", [], "")
@@ -127,21 +131,33 @@ class _Reordered:
         return made[: len(x)]
 
 
+def _by_mkl(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:  # noqa: UP045
+    rows = x.size(0)
+    made = torch.mm(x if rows > 1 else x.repeat([2, 1]), weight)
+    if rows == 1:
+        made = made.narrow(0, 0, 1)
+    return made if bias is None else made.add_(bias)
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:  # noqa: UP045
+    rows = x.size(0)
+    size = 1  # as `recurring` says
+    while size < rows and size < 16:
+        size *= 2
+    if rows > 16:
+        size = 16 if rows <= 64 else 32
+    more = -rows % size
+    if more > 0:
+        x = torch.constant_pad_nd(x, [0, 0, 0, more])
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return made.narrow(0, 0, rows) if more > 0 else made
+
+
 @cache
-def _scripted() -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """oneDNN's linear as a recording takes it, for up to CHUNK rows."""
-
-    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows = x.size(0)
-        more = 0
-        if rows > 16:  # as `recurring` says
-            more = -rows % 16 if rows <= 64 else -rows % 32
-        if more > 0:
-            x = torch.constant_pad_nd(x, [0, 0, 0, more])
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return made.narrow(0, 0, rows) if more > 0 else made
-
-    made: Callable[[Tensor, Tensor, Tensor | None], Tensor] = torch.jit.script(linear)
+def _scripted(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A product as a recording takes it, its choices by the number of rows (up to CHUNK) with it;
+    it could not record oneDNN's operator otherwise, for a list in its arguments."""
+    made: Callable[..., Tensor] = torch.jit.script(product)
     return made
 
 
@@ -163,8 +179,10 @@ class Packed:
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """x [..., in] -> [..., out] by a matrix that is laid out as this one is."""
+        if x.ndim == 2:
+            return self._made.product(x, weight)
         made = self._made.product(x.reshape(-1, x.shape[-1]), weight)
-        return made if x.ndim == 2 else made.view(*x.shape[:-1], -1)
+        return made.view(*x.shape[:-1], -1)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.product(x, self.weight)

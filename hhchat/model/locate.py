@@ -102,12 +102,14 @@ def estimate(
     rank: int = 16,
     rows: int = 8,
     length: int = 512,
+    bf16: bool = False,
 ) -> Memory:
     """Memory for training with four roles on one base (policy, value and PM adapters with Adam).
+    `bf16`: matrices that are not quantised are kept in it, where the device multiplies it.
 
     Activations: what a checkpoint-free backward keeps for `rows` sequences of `length` tokens."""
     body = spec.parameters - spec.vocab * spec.hidden * (1 if spec.tied else 2)
-    per_weight = {"int8": 1.0, "nf4": 0.53, "none": 4.0}[quantization]
+    per_weight = {"int8": 1.0, "nf4": 0.53, "none": 2.0 if bf16 else 4.0}[quantization]
     other = (
         spec.vocab * spec.hidden * (1 if spec.tied else 2) * (4 if quantization == "none" else 2)
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -86,17 +87,27 @@ class Replay:
         self._graph, self._out = graph, out
 
 
-def script(work: Callable[..., Tensor], given: tuple[Any, ...]) -> Callable[..., Tensor]:
-    """`work`, recorded at `given` (tensors, and tuples of them): what it does with them it does
-    with others from then on, Python's own choices and numbers as they were. Where it can not be
-    recorded, `work` itself."""
-    try:
-        with warnings.catch_warnings():
+class Script:
+    """`work`, recorded at `given` (tensors, and tuples of them): what it did with them it does with
+    others from then on, Python's own choices and numbers as they were. `failed` says that it can
+    not be recorded."""
+
+    def __init__(self, work: Callable[..., Tensor], given: tuple[Any, ...]) -> None:
+        self._made: Callable[..., Tensor] | None = None
+        with suppress(AttributeError, RuntimeError, TypeError), warnings.catch_warnings():
             # torch would have us record for a compiler, which few people's machines have
             warnings.simplefilter("ignore")
-            made: Callable[..., Tensor] = torch.jit.trace(  # type: ignore[no-untyped-call]
-                work, given, check_trace=False
-            )
-            return made
-    except (AttributeError, RuntimeError, TypeError):
-        return work
+            made = torch.jit.trace(work, given, check_trace=False)  # type: ignore[no-untyped-call]
+            self._made = made
+            # each number is recorded anew where it is met: most of what a recording holds
+            torch._C._jit_pass_constant_pooling(made.graph)  # type: ignore[attr-defined]
+
+    @property
+    def failed(self) -> bool:
+        return self._made is None
+
+    def __call__(self, *given: Any) -> Tensor:
+        assert self._made is not None
+        # torch's passes over a recording gain nothing here, and hold 12 MiB
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            return self._made(*given)

@@ -26,6 +26,7 @@ from hhchat.model.kernels import (
     turned_heads,
 )
 from hhchat.model.lora import Adapter
+from hhchat.model.replay import Script
 from hhchat.model.rows import Line, Rows, Spread
 from hhchat.model.spec import Linear, Spec
 from hhchat.model.weights import Layer, Weight
@@ -55,7 +56,7 @@ class Trunk:
         self.checkpointing = False
         self._packed: dict[tuple[torch.dtype, bool], Packed] = {}
         self._turns: dict[int, list[Tensor]] = {}
-        self.scripts: dict[tuple[object, ...], Callable[..., Tensor]] = {}  # of decoding
+        self.scripts: dict[tuple[object, ...], Script] = {}  # recorded steps of decoders
         self._rotary: dict[tuple[int, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
 
     # -- scoring

@@ -206,8 +206,10 @@ def load_layer(
     index: int,
     place: Callable[[Tensor], Tensor],
     quantization: Quantization,
+    dtype: torch.dtype = torch.float32,
 ) -> Layer:
-    """Read layer `index`, fuse its matrices and quantise them one by one (peak: one matrix)."""
+    """Read layer `index`, fuse its matrices and quantise them one by one (peak: one matrix). Those
+    that are not quantised are kept in `dtype`."""
     base = f"{spec.prefix}layers.{index}."
     linears: dict[str, Weight] = {}
     for linear in LINEARS:
@@ -231,6 +233,8 @@ def load_layer(
                 ]
             ).float()
         fused = torch.cat(rows) if len(rows) > 1 else rows[0]
+        if quantization == "none":
+            fused = fused.to(dtype)
         linears[linear] = Weight(fused, fused_bias, quantization)
     names = {"in": "input_layernorm", "mid": "post_attention_layernorm"}
     if spec.post_norms:
