@@ -49,7 +49,7 @@ def roll_out(
 ) -> list[Response]:
     """One reply a prompt at temperature 1, top-p 1: what is sampled is what is scored (trap 10)."""
     model = engine.model
-    decoder = make_decoder(model, role, model.fast)
+    decoder = make_decoder(model, role, model.fast, head=_head_dtype(model))
     rows: list[Row] = []
     for prompt, seed in zip(prompts, seeds, strict=True):
         ids, room = engine.fit(prompt.messages, max_new)
@@ -68,6 +68,11 @@ def roll_out(
         Response(p.messages, r.prompt, r.tokens, r.ended, model.render.decode(r.tokens))
         for p, r in zip(prompts, rows, strict=True)
     ]
+
+
+def _head_dtype(model: Model) -> torch.dtype:
+    """What logits are made in, to sample as to score (trap 10)."""
+    return torch.float32 if model.device.type == "cpu" else model.fast
 
 
 @dataclass
@@ -108,11 +113,11 @@ def logprobs_of(model: Model, hidden: Tensor, tokens: Tensor, mask: Tensor) -> T
     """Log-probabilities [B, T] of tokens from hidden [B, T, H], over what sampling may choose.
 
     Logits are made where the mask [B, T] is 1 only; 0 elsewhere."""
-    dtype = torch.float32 if model.device.type == "cpu" else model.fast
     real = mask > 0
     blocked = model.render.blocked
     outside = torch.tensor(blocked, device=hidden.device) if blocked else None
-    found = model.trunk.logprobs(hidden[real], tokens[real], outside, dtype, model.fast)
+    head = _head_dtype(model)
+    found = model.trunk.logprobs(hidden[real], tokens[real], outside, head, model.fast)
     return torch.zeros_like(mask).masked_scatter(real, found)
 
 

@@ -115,7 +115,8 @@ class Batch:
         self, longest: int, span: int, kept: Prefix | None
     ) -> tuple[Tensor, Cache, Tensor | None]:
         """Each distinct prompt once, left-padded to one column, then one cache row a reply."""
-        prompts = sorted({tuple(r.prompt) for r in self.rows}, key=len)
+        # the rows of a rollout come in this order: their cache is then not copied
+        prompts = list(dict.fromkeys(sorted((tuple(r.prompt) for r in self.rows), key=len)))
         dec, trunk = self.decoder, self.decoder.trunk
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
         start = torch.tensor([longest - len(p) for p in prompts])

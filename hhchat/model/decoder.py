@@ -70,6 +70,7 @@ class Cache:
             mine[:, 0] = theirs[:, row]
 
 
+PATIENCE = 8  # steps before one is recorded, which takes as long as some dozens
 _NORM_BEFORE: dict[Linear, str] = {"qkv": "in", "up": "mid"}
 
 
@@ -111,8 +112,8 @@ class Decoder:
         self._norm: Norm = self.trunk.norm
         self._head: Packed | None = None
         if self.merged:
-            self._head = self.trunk.packed_head(self.head_dtype, self._folded)
-            if self._folded:
+            self._head = self.trunk.packed_head(self.head_dtype)
+            if self.trunk.folds:
                 self._norm = (None, None)
         made = [p for layer in self.layers for p in layer.matrices.values()]
         made += [] if self._head is None else [self._head]
@@ -125,23 +126,19 @@ class Decoder:
 
     # -- a layer as it is decoded
 
-    @property
-    def _folded(self) -> bool:
-        """Whether the weights of norms are part of the matrices after them: one pass less. A GPU
-        has them in the kernel of the norm."""
-        return self.trunk.device.type == "cpu" and self.trunk.spec.norm != "layer"
-
     def _merged(self, index: int) -> _Layer:
         layer = self.trunk.layers[index]
         norms: dict[str, Norm] = {**layer.norms}
         made: dict[Linear, Packed] = {}
         for name in LINEARS:
             weight = layer.linears[name]
-            dense, bias = weight.dense(torch.float32), weight.bias
+            as_is = self.role is None and not self.trunk.folds  # the base's own, not a copy of it
+            dense = weight.dense(self.dtype if as_is else torch.float32)
+            bias = weight.bias
             if self.role is not None:
                 dense = dense + self.role.delta(name, index).to(dense.device)
             before = _NORM_BEFORE.get(name)
-            if before is not None and self._folded:
+            if before is not None and self.trunk.folds:
                 dense = dense * layer.norms[before][0]
                 norms[before] = (None, None)
             if name == "qkv":
@@ -253,10 +250,13 @@ class Decoder:
         if not self.merged or tokens.is_cuda or len(tokens) > CHUNK:
             return self._through(*given, self._weights)
         kind = (self.dtype, self.head_dtype, start is None)  # what a recording fixes
-        scripts = self.trunk.scripts
-        if kind not in scripts:
-            scripts[kind] = Script(self._through, (*given, self._weights))
-        run = self._through if scripts[kind].failed else scripts[kind]
+        met = self.trunk.recorded.get(kind, 0)
+        if met == PATIENCE:
+            met = Script(self._through, (*given, self._weights))
+        if isinstance(met, int):
+            met += 1
+        self.trunk.recorded[kind] = met
+        run = self._through if isinstance(met, int) or met.failed else met
         return run(*given, self._weights)
 
     def _given(
@@ -287,11 +287,15 @@ class Decoder:
                 read = *read, additive(seen, cache.values.dtype)[:, None, None, low:]
             reads.append(read)
         written = cache.columns(0, length) if device else cache.columns(length - 1, length)
-        return _Given(tokens, tuple(turns), written, tuple(reads))
+        # here, for a recording would keep the embedding for as long as the process lives
+        x = F.embedding(tokens, trunk.embed).float()
+        if trunk.spec.embed_scale != 1.0:
+            x = x * trunk.spec.embed_scale
+        return _Given(x, tuple(turns), written, tuple(reads))
 
     def _through(
         self,
-        tokens: Tensor,
+        x: Tensor,
         turns: tuple[Tensor, ...],
         written: tuple[Tensor, Tensor],
         reads: tuple[tuple[Tensor, ...], ...],
@@ -303,9 +307,6 @@ class Decoder:
         trunk, spec = self.trunk, self.trunk.spec
         turn_of = dict(zip(map(id, _distinct(spec.rotary)), turns, strict=True))
         read_of = dict(zip(_distinct(spec.windows), reads, strict=True))
-        x = F.embedding(tokens, trunk.embed).float()
-        if spec.embed_scale != 1.0:
-            x = x * spec.embed_scale
         for i, layer in enumerate(self.layers):
             linear = layer.linear(weights[len(LINEARS) * i :])
             qkv = linear("qkv", trunk.normalise(x, layer.norms["in"])).float()
@@ -333,7 +334,12 @@ class Decoder:
             k.copy_(self.trunk.normalise(k, layer.norms["k"]))
         turned = heads.narrow(1, 0, spec.heads + spec.kv_heads)
         turned = turned.narrow(-1, 0, 2 * turn.shape[-1])
-        torch.view_as_complex(torch.unflatten(turned, -1, (-1, 2))).mul_(turn)
+        pairs = torch.unflatten(turned, -1, (-1, 2))
+        if spec.head_dim % 2:  # then a head may begin in the middle of a complex number
+            pairs = pairs.contiguous()
+        torch.view_as_complex(pairs).mul_(turn)
+        if spec.head_dim % 2:
+            turned.copy_(pairs.flatten(-2))
         dtype = self.cache_dtype
         return q.to(dtype), k.to(dtype), v.to(dtype)
 
@@ -363,7 +369,7 @@ class Decoder:
 class _Given(NamedTuple):
     """What a step is given, apart from weights: tensors alone."""
 
-    tokens: Tensor  # [B]
+    x: Tensor  # embeddings of the tokens [B, H]
     turns: tuple[Tensor, ...]  # [B or 1, 1, 1, D_rot / 2] of each kind of rotary
     written: tuple[Tensor, Tensor]  # keys and values [L, B, K, 1, D] of the column
     # of each kind of window keys, values [L, B, K, T, D] and, where not all of them are seen, a

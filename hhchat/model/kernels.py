@@ -7,6 +7,7 @@ frozen. All of them agree with their autograd counterparts to rounding.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,13 @@ from torch import Tensor
 
 SMALL = 1 << 19  # numbers of a matrix that a core's own cache holds in fp32
 CHUNK = 128  # rows of one product in decoding
+
+
+class _Recording(threading.local):
+    on = False
+
+
+recording = _Recording()  # whether this thread records what it runs (replay.py)
 
 
 class Matrix(Protocol):
@@ -53,7 +61,7 @@ def _onednn() -> Callable[..., Tensor] | None:
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., in] W^T + bias for W [out, in] of one dtype; no gradient of its own on a CPU."""
     if x.dtype == torch.float32 and not x.is_cuda:
-        op = _onednn()
+        op = None if _of_intel() else _onednn()
         if op is not None and weight.numel() >= 1024:
             return op(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
@@ -65,13 +73,21 @@ def recurring(rows: int) -> int:
     oneDNN writes code for each number of rows that it meets, and keeps it: with lengths that change
     every batch that can take two fifths of the time of a small model, and much of its memory
     (docs/log.md). Finer numbers waste fewer rows and were no quicker."""
-    if rows < 2:
-        return rows
-    octave = (rows - 1).bit_length()
-    if rows <= 16:
-        return 1 << octave
-    step = 16 if rows <= 64 else 32 if rows <= 128 else max(64, 1 << octave - 3)
+    if rows <= CHUNK:
+        return _recurring(rows)
+    step = max(64, 1 << (rows - 1).bit_length() - 3)
     return -(-rows // step) * step
+
+
+def _recurring(rows: int) -> int:
+    """`recurring` for up to CHUNK rows, in words that a recording knows."""
+    if rows > 16:
+        step = 16 if rows <= 64 else 32
+        return (rows + step - 1) // step * step
+    size = 1
+    while size < rows:
+        size *= 2
+    return size if rows > 0 else 0
 
 
 @cache
@@ -88,16 +104,16 @@ class _Turned:
     """A small fp32 matrix for MKL.
 
     Calling oneDNN takes 20 us, longer than a small product of a few rows; MKL is called in a
-    quarter of that. It sums a row alike whatever rows come with it (but for rounding where threads
-    are many) if the matrix lies as it is multiplied, and the rows are more than one and not
-    hundreds."""
+    quarter of that. One thread sums a row alike whatever rows come with it if the matrix lies as it
+    is multiplied, and the rows are more than one and not hundreds; of several threads the last bits
+    may differ."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight.float().t().contiguous()
         self.bias = None if bias is None else bias.float()
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        if recording.on:
             return _scripted(_by_mkl)(x, weight, self.bias)
         if len(x) <= CHUNK:
             return _by_mkl(x, weight, self.bias)
@@ -119,7 +135,7 @@ class _Reordered:
         x = x.to(self.dtype)
         if self._op is None:
             return F.linear(x, weight, self.bias)
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        if recording.on:
             return _scripted(_by_onednn)(x, weight, self.bias)
         if len(x) > 2 * CHUNK:  # prompts have any length: no code for each
             parts = torch.split(x, 2 * CHUNK)
@@ -141,12 +157,7 @@ def _by_mkl(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:  # noq
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:  # noqa: UP045
     rows = x.size(0)
-    size = 1  # as `recurring` says
-    while size < rows and size < 16:
-        size *= 2
-    if rows > 16:
-        size = 16 if rows <= 64 else 32
-    more = -rows % size
+    more = _recurring(rows) - rows
     if more > 0:
         x = torch.constant_pad_nd(x, [0, 0, 0, more])
     made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -320,34 +331,52 @@ def _copy(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
+def _held(x: Tensor) -> Sequence[Tensor]:
+    """[..., C] as runs of rows [R, C]: in fp32 on a CPU few enough for its own cache to hold them
+    from one pass to the next, else one run. In bf16 there is half as much and nothing to gain."""
+    flat = x.view(-1, x.shape[-1])
+    return torch.split(flat, CHUNK) if x.dtype == torch.float32 and not x.is_cuda else (flat,)
+
+
+def _gated(up: Tensor) -> Tensor:
+    made = up.new_empty(*up.shape[:-1], up.shape[-1] // 2)
+    for some, out in zip(_held(up), _held(made), strict=True):
+        gate, value = some.chunk(2, -1)
+        F.silu(out.copy_(gate), inplace=True).mul_(value)
+    return made
+
+
 class _SwiGLU(torch.autograd.Function):
     # on contiguous halves: strided ones cost half as much again on a CPU
 
     @staticmethod
     def forward(ctx: Any, up: Tensor) -> Tensor:
         ctx.save_for_backward(up)
-        gate, value = up.chunk(2, -1)
-        return F.silu(_copy(gate), inplace=True).mul_(value)
+        return _gated(up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (up,) = ctx.saved_tensors
-        gate, value = up.chunk(2, -1)
-        out = torch.empty_like(up)
-        to_gate, to_value = out.chunk(2, -1)
-        whole = _copy(gate)
-        to_gate.copy_(torch.ops.aten.silu_backward(grad * value, whole))
-        to_value.copy_(F.silu(whole, inplace=True).mul_(grad))
-        return out
+        made = torch.empty_like(up)
+        grad = grad.contiguous()
+        for some, g, out in zip(_held(up), _held(grad), _held(made), strict=True):
+            gate, value = some.chunk(2, -1)
+            to_gate, to_value = out.chunk(2, -1)
+            whole = _copy(gate)
+            to_gate.copy_(torch.ops.aten.silu_backward(g * value, whole))
+            to_value.copy_(F.silu(whole, inplace=True).mul_(g))
+        return made
 
 
 def swiglu(up: Tensor) -> Tensor:
     """silu(gate) * value of up [..., 2 I] = gate | value."""
-    if not torch.is_grad_enabled():
-        gate, value = up.chunk(2, -1)
-        return F.silu(_copy(gate), inplace=True).mul_(value)
-    made: Tensor = _SwiGLU.apply(up)  # type: ignore[no-untyped-call]
-    return made
+    if torch.is_grad_enabled():
+        made: Tensor = _SwiGLU.apply(up)  # type: ignore[no-untyped-call]
+        return made
+    if up.numel() > 1 << 18:
+        return _gated(up)
+    gate, value = up.chunk(2, -1)  # in decoding, which has few rows and may be recorded
+    return F.silu(_copy(gate), inplace=True).mul_(value)
 
 
 class _TurnedHeads(torch.autograd.Function):

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hhchat.model.kernels import recording
+
 _TURN = threading.Lock()  # a process records one graph at a time
 
 
@@ -89,18 +91,26 @@ class Replay:
 
 class Script:
     """`work`, recorded at `given` (tensors, and tuples of them): what it did with them it does with
-    others from then on, Python's own choices and numbers as they were. `failed` says that it can
-    not be recorded."""
+    others from then on, Python's own choices and numbers as they were. It is run twice here.
+    `failed` says that it can not be recorded."""
 
     def __init__(self, work: Callable[..., Tensor], given: tuple[Any, ...]) -> None:
         self._made: Callable[..., Tensor] | None = None
-        with suppress(AttributeError, RuntimeError, TypeError), warnings.catch_warnings():
+        # what torch says of its own TorchScript changes, and so may the errors: without a recording
+        # nothing is lost but time
+        with suppress(Exception), _TURN, warnings.catch_warnings():
             # torch would have us record for a compiler, which few people's machines have
             warnings.simplefilter("ignore")
-            made = torch.jit.trace(work, given, check_trace=False)  # type: ignore[no-untyped-call]
-            self._made = made
+            recording.on = True
+            try:
+                made = torch.jit.trace(work, given, check_trace=False)  # type: ignore[no-untyped-call]
+            finally:
+                recording.on = False
+            made._torchdynamo_inline = None  # it would hold `work`, and a decoder with it
             # each number is recorded anew where it is met: most of what a recording holds
             torch._C._jit_pass_constant_pooling(made.graph)  # type: ignore[attr-defined]
+            self._run(made, given)
+            self._made = made
 
     @property
     def failed(self) -> bool:
@@ -108,6 +118,10 @@ class Script:
 
     def __call__(self, *given: Any) -> Tensor:
         assert self._made is not None
+        return self._run(self._made, given)
+
+    @staticmethod
+    def _run(made: Callable[..., Tensor], given: tuple[Any, ...]) -> Tensor:
         # torch's passes over a recording gain nothing here, and hold 12 MiB
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            return self._made(*given)
+            return made(*given)

@@ -54,9 +54,10 @@ class Trunk:
         self.head = Weight(embed if head is None else head, None, "none")  # never quantised
         self.device = embed.device
         self.checkpointing = False
-        self._packed: dict[tuple[torch.dtype, bool], Packed] = {}
+        self._packed: dict[torch.dtype, Packed] = {}
         self._turns: dict[int, list[Tensor]] = {}
-        self.scripts: dict[tuple[object, ...], Script] = {}  # recorded steps of decoders
+        # steps of decoders by kind: recorded, or how many have been met
+        self.recorded: dict[tuple[object, ...], Script | int] = {}
         self._rotary: dict[tuple[int, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
 
     # -- scoring
@@ -118,15 +119,21 @@ class Trunk:
         cap = self.spec.logit_softcap
         return out if cap is None else torch.tanh(out / cap) * cap
 
-    def packed_head(self, dtype: torch.dtype, folded: bool) -> Packed:
-        """The head laid out for decoding, once for all decoders; `folded`: the weight of the last
-        norm is part of it."""
-        key = dtype, folded
-        if key not in self._packed:
+    @property
+    def folds(self) -> bool:
+        """Whether decoders have the weights of norms in the matrices after them: one pass less. A
+        GPU has them in the kernel of the norm."""
+        return self.device.type == "cpu" and self.spec.norm != "layer"
+
+    def packed_head(self, dtype: torch.dtype) -> Packed:
+        """The head laid out for decoding, once for all decoders; see `folds`."""
+        if dtype not in self._packed:
             weight, _ = self.norm
-            dense = self.head.dense(torch.float32 if folded else dtype)
-            self._packed[key] = Packed(dense * weight if folded else dense, None, dtype)
-        return self._packed[key]
+            dense = self.head.dense(torch.float32 if self.folds else dtype)
+            if self.folds:  # in parts, as a whole copy in fp32 can be gigabytes
+                dense = torch.cat([(some * weight).to(dtype) for some in torch.split(dense, 4096)])
+            self._packed[dtype] = Packed(dense, None, dtype)
+        return self._packed[dtype]
 
     def logprobs(
         self,

@@ -6,6 +6,8 @@ graph, run as written here; that a recorded one says the same needs a GPU (the l
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,10 +16,11 @@ import pytest
 import torch
 
 import hhchat.model.replay as replay_module
-from hhchat.model import Adapter, LocalEngine, Model
+from hhchat.model import Adapter, LocalEngine, Model, kernels
 from hhchat.model.decode import Batch, Row
 from hhchat.model.decoder import Decoder
-from hhchat.model.replay import Replay
+from hhchat.model.kernels import CHUNK
+from hhchat.model.replay import Replay, Script
 
 
 def rows(count: int = 6, longest: int = 24) -> list[Row]:
@@ -60,9 +63,9 @@ def test_a_recorded_step_says_what_a_plain_step_says_with_as_many_rows_as_there_
         for b in role.b.values():
             b.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(1))
     got = [said(recorded, Decoder(recorded.trunk, role), few) for few in some]
-    made = recorded.trunk.scripts.values()
+    made = recorded.trunk.recorded.values()
     assert len(made) == 2  # of padded rows and of others
-    assert not any(step.failed for step in made)
+    assert all(isinstance(step, Script) and not step.failed for step in made)
 
     def none(*_args, **_options):
         raise RuntimeError("not here")
@@ -71,6 +74,27 @@ def test_a_recorded_step_says_what_a_plain_step_says_with_as_many_rows_as_there_
     plain = make_tiny(family).load()
     some = [rows(6), rows(20, 66), rows(1), rows(3), rows(1)]
     assert [said(plain, Decoder(plain.trunk, role), few) for few in some] == got
+
+
+def test_a_recording_holds_neither_the_role_it_was_made_of_nor_the_base_s_embedding(make_tiny):
+    model = make_tiny("llama").load()
+    decoder = Decoder(model.trunk, Adapter(model.spec, 2, seed=3))
+    said(model, decoder, rows())
+    assert any(isinstance(step, Script) for step in model.trunk.recorded.values())
+    gone, embedding = weakref.ref(decoder), weakref.ref(model.trunk.embed)
+    del decoder
+    gc.collect()
+    assert gone() is None
+    del model
+    gc.collect()
+    assert embedding() is None
+
+
+def test_a_product_takes_as_many_rows_recorded_as_it_does_otherwise():
+    for count in range(1, CHUNK + 1):
+        assert torch.jit.script(kernels._recurring)(count) == kernels.recurring(count)
+        assert kernels.recurring(count) >= count
+    assert len({kernels.recurring(n) for n in range(1, 4097)}) < 40
 
 
 def test_a_batch_whose_steps_can_not_be_recorded_goes_on_with_growing_ones(llama, monkeypatch):
