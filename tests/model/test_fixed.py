@@ -16,9 +16,9 @@ import pytest
 import torch
 
 import hhchat.model.replay as replay_module
-from hhchat.model import Adapter, LocalEngine, Model, kernels
+from hhchat.model import Adapter, LocalEngine, Model, kernels, load_model
 from hhchat.model.decode import Batch, Row
-from hhchat.model.decoder import Decoder
+from hhchat.model.decoder import Cache, Decoder
 from hhchat.model.kernels import CHUNK
 from hhchat.model.replay import Replay, Script
 
@@ -74,6 +74,25 @@ def test_a_recorded_step_says_what_a_plain_step_says_with_as_many_rows_as_there_
     plain = make_tiny(family).load()
     some = [rows(6), rows(20, 66), rows(1), rows(3), rows(1)]
     assert [said(plain, Decoder(plain.trunk, role), few) for few in some] == got
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_run_that_is_resumed_meets_the_bits_it_would_have_met_recorded(make_tiny, dtype):
+    # one that goes on begins with steps as written, where the other had recorded ones
+    model = load_model(str(make_tiny("llama").folder), dtype=dtype)
+    decoder = Decoder(model.trunk, Adapter(model.spec, 2, seed=3), model.fast)
+    for count in (3, 1, 20):
+        start = torch.arange(count) % 3
+        caches = [Cache.make(model.spec, count, 40, torch.float32, model.device) for _ in range(2)]
+        with torch.inference_mode():
+            for column in range(4, 30):
+                tokens = torch.full((count,), 20 + column)
+                got = decoder.step(tokens, column, start, caches[0])
+                recorded, model.trunk.recorded = model.trunk.recorded, {}
+                want = decoder.step(tokens, column, start, caches[1])  # the first of its kind
+                model.trunk.recorded = recorded
+                assert torch.equal(got, want)
+    assert any(isinstance(step, Script) for step in model.trunk.recorded.values())
 
 
 def test_a_recording_holds_neither_the_role_it_was_made_of_nor_the_base_s_embedding(make_tiny):
