@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hhchat.model.attention import additive
-from hhchat.model.kernels import CHUNK, Packed
+from hhchat.model.kernels import CHUNK
+from hhchat.model.packed import Packed
 from hhchat.model.replay import Script
 from hhchat.model.spec import LINEARS, Linear, Spec
 from hhchat.model.trunk import Norm, Norms, Role, Trunk, adapted
@@ -251,11 +252,9 @@ class Decoder:
             return self._through(*given, self._weights)
         kind = (self.dtype, self.head_dtype, start is None)  # what a recording fixes
         met = self.trunk.recorded.get(kind, 0)
-        if met == PATIENCE:
-            met = Script(self._through, (*given, self._weights))
         if isinstance(met, int):
-            met += 1
-        self.trunk.recorded[kind] = met
+            met = Script(self._through, (*given, self._weights)) if met == PATIENCE else met + 1
+            self.trunk.recorded[kind] = met
         run = self._through if isinstance(met, int) or met.failed else met
         return run(*given, self._weights)
 

@@ -7,25 +7,16 @@ frozen. All of them agree with their autograd counterparts to rounding.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SMALL = 1 << 19  # numbers of a matrix that a core's own cache holds in fp32
 CHUNK = 128  # rows of one product in decoding
-
-
-class _Recording(threading.local):
-    on = False
-
-
-recording = _Recording()  # whether this thread records what it runs (replay.py)
 
 
 class Matrix(Protocol):
@@ -44,7 +35,7 @@ class Matrix(Protocol):
 
 
 @cache
-def _onednn() -> Callable[..., Tensor] | None:
+def onednn() -> Callable[..., Tensor] | None:
     """oneDNN's linear, which torch itself calls for bf16 only.
 
     In fp32 torch asks MKL, which runs at half the speed of oneDNN on processors of other makers
@@ -61,7 +52,7 @@ def _onednn() -> Callable[..., Tensor] | None:
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., in] W^T + bias for W [out, in] of one dtype; no gradient of its own on a CPU."""
     if x.dtype == torch.float32 and not x.is_cuda:
-        op = None if _of_intel() else _onednn()
+        op = None if of_intel() else onednn()
         if op is not None and weight.numel() >= 1024:
             return op(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
@@ -74,12 +65,12 @@ def recurring(rows: int) -> int:
     every batch that can take two fifths of the time of a small model, and much of its memory
     (docs/log.md). Finer numbers waste fewer rows and were no quicker."""
     if rows <= CHUNK:
-        return _recurring(rows)
+        return few_recurring(rows)
     step = max(64, 1 << (rows - 1).bit_length() - 3)
     return -(-rows // step) * step
 
 
-def _recurring(rows: int) -> int:
+def few_recurring(rows: int) -> int:
     """`recurring` for up to CHUNK rows, in words that a recording knows."""
     if rows > 16:
         step = 16 if rows <= 64 else 32
@@ -91,112 +82,13 @@ def _recurring(rows: int) -> int:
 
 
 @cache
-def _of_intel() -> bool:
+def of_intel() -> bool:
     """Whether MKL is at home here: it runs at half speed on processors of other makers."""
     try:
         maker = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
         return False
     return "GenuineIntel" in maker and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-
-
-class _Turned:
-    """A small fp32 matrix for MKL.
-
-    Calling oneDNN takes 20 us, longer than a small product of a few rows; MKL is called in a
-    quarter of that. One thread sums a row alike whatever rows come with it if the matrix lies as it
-    is multiplied, and the rows are more than one and not hundreds; of several threads the last bits
-    may differ."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight = weight.float().t().contiguous()
-        self.bias = None if bias is None else bias.float()
-
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        if recording.on:
-            return _scripted(_by_mkl)(x, weight, self.bias)
-        if len(x) <= CHUNK:
-            return _by_mkl(x, weight, self.bias)
-        return torch.cat([self.product(some, weight) for some in torch.split(x, CHUNK)])
-
-
-class _Reordered:
-    """A matrix for oneDNN, where there is one."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.weight = weight.to(dtype)
-        self.bias = None if bias is None else bias.to(dtype)
-        self._op = None if weight.is_cuda or weight.numel() < 1024 else _onednn()
-        if self._op is not None:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), None)
-
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        x = x.to(self.dtype)
-        if self._op is None:
-            return F.linear(x, weight, self.bias)
-        if recording.on:
-            return _scripted(_by_onednn)(x, weight, self.bias)
-        if len(x) > 2 * CHUNK:  # prompts have any length: no code for each
-            parts = torch.split(x, 2 * CHUNK)
-            return torch.cat([self.product(some, weight) for some in parts])
-        more = recurring(len(x)) - len(x)
-        if not more:
-            return self._op(x, weight, self.bias, "none", [], "")
-        made = self._op(F.pad(x, (0, 0, 0, more)), weight, self.bias, "none", [], "")
-        return made[: len(x)]
-
-
-def _by_mkl(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:  # noqa: UP045
-    rows = x.size(0)
-    made = torch.mm(x if rows > 1 else x.repeat([2, 1]), weight)
-    if rows == 1:
-        made = made.narrow(0, 0, 1)
-    return made if bias is None else made.add_(bias)
-
-
-def _by_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:  # noqa: UP045
-    rows = x.size(0)
-    more = _recurring(rows) - rows
-    if more > 0:
-        x = torch.constant_pad_nd(x, [0, 0, 0, more])
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return made.narrow(0, 0, rows) if more > 0 else made
-
-
-@cache
-def _scripted(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A product as a recording takes it, its choices by the number of rows (up to CHUNK) with it;
-    it could not record oneDNN's operator otherwise, for a list in its arguments."""
-    made: Callable[..., Tensor] = torch.jit.script(product)
-    return made
-
-
-class Packed:
-    """A matrix [out, in] laid out once for the rows it will meet, for decoding: same product, less
-    work. `weight` is the matrix as it is laid out. Products are in `dtype` whatever x is in."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        small = dtype == torch.float32 and weight.numel() <= SMALL and not weight.is_cuda
-        self._made: _Turned | _Reordered
-        if small and _of_intel():
-            self._made = _Turned(weight, bias)
-        else:
-            self._made = _Reordered(weight, bias, dtype)
-
-    @property
-    def weight(self) -> Tensor:
-        return self._made.weight
-
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x [..., in] -> [..., out] by a matrix that is laid out as this one is."""
-        if x.ndim == 2:
-            return self._made.product(x, weight)
-        made = self._made.product(x.reshape(-1, x.shape[-1]), weight)
-        return made.view(*x.shape[:-1], -1)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.product(x, self.weight)
 
 
 class _Product(torch.autograd.Function):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hhchat.model.kernels import recording
+from hhchat.model.packed import recording
 
 _TURN = threading.Lock()  # a process records one graph at a time
 

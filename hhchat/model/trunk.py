@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 
 from hhchat.model.attention import additive, attention
 from hhchat.model.kernels import (
-    Packed,
     adapted_product,
     chosen_logprobs,
     rms_norm,
@@ -26,6 +25,7 @@ from hhchat.model.kernels import (
     turned_heads,
 )
 from hhchat.model.lora import Adapter
+from hhchat.model.packed import Packed
 from hhchat.model.replay import Script
 from hhchat.model.rows import Line, Rows, Spread
 from hhchat.model.spec import Linear, Spec

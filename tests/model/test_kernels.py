@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hhchat.model import attention, kernels
+from hhchat.model import attention, kernels, packed
+from hhchat.model.packed import Packed
 from hhchat.model.weights import Weight
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -134,17 +135,18 @@ def test_a_product_is_the_same_through_every_layout_of_the_matrix(dtype, rows):
     dense, bias, x = torch.randn(80, 64), torch.randn(80), torch.randn(rows, 1, 64)
     want = F.linear(x, dense, bias)
     with torch.inference_mode():
-        packed = kernels.Packed(dense, bias, dtype)(x.to(dtype))
-    close(packed, want, dtype)
+        made = Packed(dense, bias, dtype)(x.to(dtype))
+    close(made, want, dtype)
     close(kernels.multiply(x.to(dtype), dense.to(dtype), bias.to(dtype)), want, dtype)
 
 
 def test_products_still_work_where_torch_lacks_the_quick_operator(monkeypatch):
-    monkeypatch.setattr(kernels, "_onednn", lambda: None)
+    for module in kernels, packed:
+        monkeypatch.setattr(module, "onednn", lambda: None)
     dense, x = torch.randn(80, 64), torch.randn(3, 64)
     want = F.linear(x, dense)
     assert torch.equal(kernels.multiply(x, dense), want)
-    assert torch.equal(kernels.Packed(dense, None, torch.float32)(x), want)
+    assert torch.equal(Packed(dense, None, torch.float32)(x), want)
 
 
 @pytest.mark.parametrize("masked", [False, True])
