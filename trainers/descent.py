@@ -164,8 +164,8 @@ class Descent:
         return norm
 
     def _finite(self) -> bool:
-        flat = _flat([p.detach() for p in self.parameters])
-        return math.isfinite(float(torch.linalg.vector_norm(flat, float("inf"))))
+        least, most = _flat([p.detach() for p in self.parameters]).aminmax()  # nan is both
+        return math.isfinite(float(least)) and math.isfinite(float(most))
 
     def _gradients(
         self, mine: list[int], sizes: Sequence[int], total: float, loss: Loss, tokens: int

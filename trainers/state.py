@@ -21,6 +21,7 @@ from hhchat.parallel import ALONE, World
 from hhchat.types import HhchatError
 
 FILE = "state.safetensors"
+LAYOUT = 2  # order of what is sealed: 2 has the channels of queries and keys in pairs
 CHECK = 8  # updates between comparisons of what several processes hold
 
 
@@ -49,7 +50,8 @@ def seal(
     folder.mkdir(parents=True, exist_ok=True)
     data = save(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-        metadata={"numbers": json.dumps(numbers)},
+        # one entry: of several, safetensors writes them in any order
+        metadata={"numbers": json.dumps({**numbers, "layout": LAYOUT})},
     )
     aside = folder / f"{FILE}.new"
     try:
@@ -63,7 +65,9 @@ def seal(
 
 
 def unseal(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The sealed state, or None when there is none yet."""
+    """The sealed state, or None when there is none yet.
+
+    Raises HhchatError where it is damaged, or of another layout."""
     from safetensors import SafetensorError, safe_open
 
     file = folder / FILE
@@ -75,6 +79,11 @@ def unseal(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise HhchatError(f"the sealed state {file} is damaged: {error}") from None
+    if numbers.pop("layout", None) != LAYOUT:
+        raise HhchatError(
+            "this run was sealed by another version of hhchat and can not be resumed:"
+            " `hhchat train` without --resume starts anew"
+        )
     return tensors, numbers
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hhchat.model.attention import additive
-from hhchat.model.kernels import CHUNK
+from hhchat.model.kernels import CHUNK, turn_
 from hhchat.model.packed import Packed
 from hhchat.model.replay import Script
 from hhchat.model.spec import LINEARS, Linear, Spec
@@ -142,45 +142,16 @@ class Decoder:
             if before is not None and self.trunk.folds:
                 dense = dense * layer.norms[before][0]
                 norms[before] = (None, None)
-            if name == "qkv":
-                order = self._order(index)
-                dense, bias = dense[order], None if bias is None else bias[order]
             made[name] = Packed(dense, bias, self.dtype)
-        return _Layer(self._paired(index, norms), made)
+        return _Layer(norms, made)
 
     def _apart(self, index: int) -> _Layer:
-        layer, order = self.trunk.layers[index], self._order(index)
+        layer = self.trunk.layers[index]
 
         def linear(name: Linear, x: Tensor) -> Tensor:
-            made = adapted(layer.linears[name], (self.role,), name, index, x.to(self.dtype))
-            return made.index_select(-1, order) if name == "qkv" else made
+            return adapted(layer.linears[name], (self.role,), name, index, x.to(self.dtype))
 
-        return _Layer(self._paired(index, {**layer.norms}), {}, linear)
-
-    def _order(self, index: int) -> Tensor:
-        """The channels [(N + 2K) D] of queries, keys and values in the order of decoding: those of
-        a query or key that rotary turns as a pair lie side by side, a complex number."""
-        spec = self.trunk.spec
-        turned, count = spec.heads + spec.kv_heads, spec.heads + 2 * spec.kv_heads
-        whole = torch.arange(count * spec.head_dim).view(count, spec.head_dim)
-        whole[:turned] = whole[:turned, self._pairs(index)]
-        return whole.flatten().to(self.trunk.device)
-
-    def _pairs(self, index: int) -> Tensor:
-        spec = self.trunk.spec
-        half = len(spec.rotary[index].inv_freq)
-        pairs = torch.arange(2 * half).view(2, half).t().flatten()
-        return torch.cat((pairs, torch.arange(2 * half, spec.head_dim)))
-
-    def _paired(self, index: int, norms: dict[str, Norm]) -> Norms:
-        """The norms, those of queries and keys in the order of decoding."""
-        if self.trunk.spec.qk_norm:
-            order = self._pairs(index).to(self.trunk.device)
-            for name in "q", "k":
-                weight, bias = norms[name]
-                assert weight is not None
-                norms[name] = weight[order], bias
-        return norms
+        return _Layer(layer.norms, {}, linear)
 
     # -- two ways through it
 
@@ -214,7 +185,7 @@ class Decoder:
         for i, layer in enumerate(self.layers):
             linear = layer.linear(self._weights[len(LINEARS) * i :])
             window = trunk.spec.windows[i]
-            turn = turns[i][positions].unsqueeze(1) if padded else turns[i][done:length]
+            turn = turns[i][positions] if padded else turns[i][done:length]
             qkv = linear("qkv", trunk.normalise(x, layer.norms["in"]))
             there = qkv.view(*qkv.shape[:2], -1, trunk.spec.head_dim).transpose(1, 2)
             heads = there.new_empty(there.shape, dtype=torch.float32).copy_(there)
@@ -324,21 +295,13 @@ class Decoder:
 
     def _turned(self, layer: _Layer, heads: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """heads [B, N + 2K, t, D] in fp32 -> q [B, N, t, D], k and v [B, K, t, D], rotated by
-        complex turn [t, D_rot / 2] or [B, 1, t, D_rot / 2]. The channels of q and k are in the
-        order of decoding, in which they meet nothing but each other."""
+        complex turn [t, D_rot / 2], [B, t, D_rot / 2] or [B, 1, t, D_rot / 2]."""
         spec = self.trunk.spec
         q, k, v = torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], 1)
         if spec.qk_norm:
             q.copy_(self.trunk.normalise(q, layer.norms["q"]))
             k.copy_(self.trunk.normalise(k, layer.norms["k"]))
-        turned = heads.narrow(1, 0, spec.heads + spec.kv_heads)
-        turned = turned.narrow(-1, 0, 2 * turn.shape[-1])
-        pairs = torch.unflatten(turned, -1, (-1, 2))
-        if spec.head_dim % 2:  # then a head may begin in the middle of a complex number
-            pairs = pairs.contiguous()
-        torch.view_as_complex(pairs).mul_(turn)
-        if spec.head_dim % 2:
-            turned.copy_(pairs.flatten(-2))
+        turn_(heads.narrow(1, 0, spec.heads + spec.kv_heads), turn)
         dtype = self.cache_dtype
         return q.to(dtype), k.to(dtype), v.to(dtype)
 

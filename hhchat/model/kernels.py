@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -111,58 +111,83 @@ def product(x: Tensor, matrix: Matrix) -> Tensor:
 
 
 class _Adapted(torch.autograd.Function):
-    """Base product of all blocks at once, then each block's own low-rank update in place."""
+    """Base product of all blocks at once, then the blocks' low-rank updates in place: those of a
+    run, whose adapters are alike, in one batched product."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, matrix: Matrix, scales: Sequence[float | None], *pairs: Tensor
+        ctx: Any, x: Tensor, matrix: Matrix, runs: Sequence[_Run], *pairs: Tensor
     ) -> Tensor:
         y = matrix.product(x)
-        inputs = x.reshape(-1, x.shape[-1]).chunk(len(scales))
-        outputs = y.view(-1, y.shape[-1]).chunk(len(scales))
-        keep = any(ctx.needs_input_grad)
+        blocks = runs[-1].last
+        inputs, outputs = _blocks(x, blocks), _blocks(y, blocks)
         saved: list[Tensor] = []
         left = iter(pairs)
-        for scale, block, out in zip(scales, inputs, outputs, strict=True):
-            if scale is None:
+        for run in runs:
+            if run.scale is None:
                 continue
-            a, b = next(left), next(left)
-            down, up = (a * scale).to(x.dtype), b.to(x.dtype)
-            low = block @ down
-            out.addmm_(low, up)
+            mine = [next(left) for _ in range(2 * (run.last - run.first))]
+            down = torch.stack(mine[::2]).mul_(run.scale).to(x.dtype)
+            up = torch.stack(mine[1::2]).to(x.dtype)
+            low = torch.bmm(inputs[run.first : run.last], down)
+            outputs[run.first : run.last].baddbmm_(low, up)
             saved += (down, up, low)
-        if keep:
-            ctx.matrix, ctx.scales = matrix, scales
+        if any(ctx.needs_input_grad):
+            ctx.matrix, ctx.runs = matrix, runs
             ctx.save_for_backward(x, *saved)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        scales, left = ctx.scales, iter(saved)
-        grad = grad.contiguous()
+        left = iter(saved)
         inward = ctx.matrix.back(grad) if ctx.needs_input_grad[0] else None
-        blocks = grad.view(-1, grad.shape[-1]).chunk(len(scales))
-        inputs = x.reshape(-1, x.shape[-1]).chunk(len(scales))
-        inner = (
-            [None] * len(scales)
-            if inward is None
-            else inward.view(-1, inward.shape[-1]).chunk(len(scales))
-        )
+        blocks = ctx.runs[-1].last
+        grads, inputs = _blocks(grad, blocks), _blocks(x, blocks)
         out: list[Tensor | None] = []
-        for scale, g, block, into in zip(scales, blocks, inputs, inner, strict=True):
-            if scale is None:
+        for run in ctx.runs:
+            if run.scale is None:
                 continue
             down, up, low = next(left), next(left), next(left)
-            turned = g @ up.t()
-            if into is not None:
-                into.addmm_(turned, down.t())
-            if ctx.needs_input_grad[3 + len(out)]:
-                # adapters are in fp32 whatever the products are in
-                out += ((block.t() @ turned).float().mul_(scale), (low.t() @ g).float())
-            else:
-                out += (None, None)
+            g = grads[run.first : run.last]
+            turned = torch.bmm(g, up.mT)
+            if inward is not None:
+                _blocks(inward, blocks)[run.first : run.last].baddbmm_(turned, down.mT)
+            # adapters are in fp32 whatever the products are in
+            if not ctx.needs_input_grad[3 + len(out)]:
+                out += [None] * (2 * len(g))
+                continue
+            to_down = torch.bmm(inputs[run.first : run.last].mT, turned).float().mul_(run.scale)
+            to_up = torch.bmm(low.mT, g).float()
+            for pair in zip(to_down, to_up, strict=True):
+                out += pair
         return inward, None, None, *out
+
+
+class _Run(NamedTuple):
+    """Blocks first to last (not included), whose adapters have one rank and scale; or none."""
+
+    first: int
+    last: int
+    scale: float | None
+
+
+def _blocks(x: Tensor, count: int) -> Tensor:
+    """[..., C] -> [count, rows of a block, C]."""
+    return x.reshape(count, -1, x.shape[-1])
+
+
+def _runs(roles: Sequence[tuple[float, Tensor, Tensor] | None]) -> list[_Run]:
+    runs: list[_Run] = []
+    begun: object = None
+    for i, role in enumerate(roles):
+        kind = None if role is None else (role[0], role[1].shape, role[1].requires_grad)
+        if runs and kind == begun:
+            runs[-1] = runs[-1]._replace(last=i + 1)
+        else:
+            runs.append(_Run(i, i + 1, None if role is None else role[0]))
+        begun = kind
+    return runs
 
 
 def adapted_product(
@@ -172,11 +197,10 @@ def adapted_product(
 
     A role is (scale, A [in, r], B [r, out]) in fp32, or None for the bare base. Gradients reach x,
     A and B."""
-    scales = [None if role is None else role[0] for role in roles]
     pairs = [t for role in roles if role is not None for t in role[1:]]
     if not pairs:
         return product(x, matrix)
-    made: Tensor = _Adapted.apply(x, matrix, scales, *pairs)  # type: ignore[no-untyped-call]
+    made: Tensor = _Adapted.apply(x, matrix, _runs(roles), *pairs)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -230,34 +254,38 @@ def _held(x: Tensor) -> Sequence[Tensor]:
     return torch.split(flat, CHUNK) if x.dtype == torch.float32 and not x.is_cuda else (flat,)
 
 
-def _gated(up: Tensor) -> Tensor:
-    made = up.new_empty(*up.shape[:-1], up.shape[-1] // 2)
-    for some, out in zip(_held(up), _held(made), strict=True):
-        gate, value = some.chunk(2, -1)
-        F.silu(out.copy_(gate), inplace=True).mul_(value)
-    return made
-
-
 class _SwiGLU(torch.autograd.Function):
-    # on contiguous halves: strided ones cost half as much again on a CPU
-
     @staticmethod
     def forward(ctx: Any, up: Tensor) -> Tensor:
-        ctx.save_for_backward(up)
-        return _gated(up)
+        act, made = _gated(up)
+        ctx.save_for_backward(up, None if up.is_cuda else act)  # a GPU has it again sooner
+        return made
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (up,) = ctx.saved_tensors
+        up, act = ctx.saved_tensors
+        if act is None:
+            act, _ = _gated(up)
         made = torch.empty_like(up)
-        grad = grad.contiguous()
-        for some, g, out in zip(_held(up), _held(grad), _held(made), strict=True):
+        for some, g, a, out in zip(
+            _held(up), _held(grad.contiguous()), _held(act), _held(made), strict=True
+        ):
             gate, value = some.chunk(2, -1)
             to_gate, to_value = out.chunk(2, -1)
-            whole = _copy(gate)
-            to_gate.copy_(torch.ops.aten.silu_backward(g * value, whole))
-            to_value.copy_(F.silu(whole, inplace=True).mul_(g))
+            torch.mul(g, value, out=to_value)  # until its own comes
+            torch.ops.aten.silu_backward.grad_input(to_value, gate, grad_input=to_gate)
+            torch.mul(g, a, out=to_value)
         return made
+
+
+def _gated(up: Tensor) -> tuple[Tensor, Tensor]:
+    """silu(gate), and times value."""
+    act, made = (up.new_empty(*up.shape[:-1], up.shape[-1] // 2) for _ in range(2))
+    for some, a, out in zip(_held(up), _held(act), _held(made), strict=True):
+        gate, value = some.chunk(2, -1)
+        F.silu(a.copy_(gate), inplace=True)  # on a copy: a strided one costs more on a CPU
+        torch.mul(a, value, out=out)
+    return act, made
 
 
 def swiglu(up: Tensor) -> Tensor:
@@ -266,7 +294,7 @@ def swiglu(up: Tensor) -> Tensor:
         made: Tensor = _SwiGLU.apply(up)  # type: ignore[no-untyped-call]
         return made
     if up.numel() > 1 << 18:
-        return _gated(up)
+        return _gated(up)[1]
     gate, value = up.chunk(2, -1)  # in decoding, which has few rows and may be recorded
     return F.silu(_copy(gate), inplace=True).mul_(value)
 
@@ -274,61 +302,54 @@ def swiglu(up: Tensor) -> Tensor:
 class _TurnedHeads(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        qkv: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        heads: int,
-        kv_heads: int,
-        dtype: torch.dtype,
+        ctx: Any, qkv: Tensor, turn: Tensor, heads: int, kv_heads: int, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows, length, width = qkv.shape
-        count = heads + 2 * kv_heads
-        made = qkv.new_empty(rows, count, length, width // count, dtype=dtype)
-        made.copy_(qkv.view(rows, length, count, -1).transpose(1, 2))
-        turn_(made[:, : heads + kv_heads], cos, sin)
-        ctx.save_for_backward(cos, sin)
+        rows, length = qkv.shape[:2]
+        there = qkv.view(rows, length, heads + 2 * kv_heads, -1).transpose(1, 2)
+        parts = torch.split(there, [heads, kv_heads, kv_heads], 1)
+        # each in memory of its own, as attention multiplies it
+        q, k, v = (p.to(dtype, memory_format=torch.contiguous_format, copy=True) for p in parts)
+        ctx.save_for_backward(turn)
         ctx.dtype = qkv.dtype
-        q, k, v = torch.split(made, [heads, kv_heads, kv_heads], 1)
-        return q, k, v
+        return turn_(q, turn), turn_(k, turn), v
 
     @staticmethod
     def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
-        cos, sin = ctx.saved_tensors
+        (turn,) = ctx.saved_tensors
+        back = turn.conj()
         rows, heads, length, size = dq.shape
         kv_heads = dk.shape[1]
-        count = heads + 2 * kv_heads
-        grad = dq.new_empty(rows, length, count, size, dtype=ctx.dtype)
-        place = 0
-        for part, turned in ((dq, True), (dk, True), (dv, False)):
-            if turned:
-                part = turn_(_copy(part), cos, -sin)
-            grad[:, :, place : place + part.shape[1]].copy_(part.transpose(1, 2))
-            place += part.shape[1]
-        return grad.view(rows, length, count * size), None, None, None, None, None
+        grad = dq.new_empty(rows, length, heads + 2 * kv_heads, size, dtype=ctx.dtype)
+        parts = torch.split(grad, [heads, kv_heads, kv_heads], 2)
+        turned = turn_(_copy(dq), back), turn_(_copy(dk), back), dv
+        for part, made in zip(parts, turned, strict=True):
+            part.copy_(made.transpose(1, 2))
+        return grad.flatten(2), None, None, None, None
 
 
 def turned_heads(
-    qkv: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_heads: int, dtype: torch.dtype
+    qkv: Tensor, turn: Tensor, heads: int, kv_heads: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv [B, T, (N + 2K) D] -> q [B, N, T, D], k and v [B, K, T, D] in `dtype`, rotated.
-
-    cos and half-negated sin are [T, D_rot] or [B, T, D_rot] in `dtype`."""
+    """qkv [B, T, (N + 2K) D] -> q [B, N, T, D], k and v [B, K, T, D] in fp32 `dtype`, q and k
+    rotated by `turn`, see turn_."""
     made: tuple[Tensor, Tensor, Tensor] = _TurnedHeads.apply(  # type: ignore[no-untyped-call]
-        qkv, cos, sin, heads, kv_heads, dtype
+        qkv, turn, heads, kv_heads, dtype
     )
     return made
 
 
-def turn_(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [..., D] in place; cos and (half-negated) sin broadcast over it and
-    may cover only the first channels. With -sin it is undone."""
-    if cos.ndim == 3 and x.ndim == 4:
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one table a row
-    dim = cos.shape[-1]
-    part = x if dim == x.shape[-1] else x[..., :dim]
-    swapped = part.roll(dim // 2, -1)
-    part.mul_(cos).addcmul_(swapped, sin)
+def turn_(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotary embedding of fp32 x [B, N, T, D] in place by complex `turn` [T, D_rot / 2] or
+    [B, T, D_rot / 2]. The channels that it turns as a pair lie side by side (weights.channels); the
+    first D_rot are turned. The conjugate undoes it."""
+    if turn.ndim == 3:
+        turn = turn.unsqueeze(1)  # one table a row
+    whole = x.narrow(-1, 0, 2 * turn.shape[-1])
+    twos = torch.unflatten(whole, -1, (-1, 2))
+    if x.shape[-1] % 2:  # then a head may begin in the middle of a complex number
+        whole.copy_(torch.view_as_real(torch.view_as_complex(twos.contiguous()) * turn).flatten(-2))
+    else:
+        torch.view_as_complex(twos).mul_(turn)
     return x
 
 
@@ -348,7 +369,9 @@ class _Chosen(torch.autograd.Function):
         logits = head.product(hidden).float()
         if blocked is not None:
             logits.index_fill_(-1, blocked, float("-inf"))
-        probs = torch.softmax(logits, -1)  # one pass over the logits, where log-sum-exp takes four
+        # one pass over the logits, where log-sum-exp takes four; in their place, for here is where
+        # most is held
+        probs = torch.softmax(logits, -1, out=None if logits.is_cuda else logits)
         if ctx.needs_input_grad[0]:
             ctx.head, ctx.dtype, ctx.back = head, hidden.dtype, back
             ctx.save_for_backward(probs, tokens)

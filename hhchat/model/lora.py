@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hhchat.model.spec import LINEARS, Linear, Spec
-from hhchat.model.weights import split_parts, unfold_heads
+from hhchat.model.weights import channels, split_parts, unfold_heads
 from hhchat.types import ModelError
 
 
@@ -87,7 +87,7 @@ def peft_tensors(adapter: Adapter) -> dict[str, Tensor]:
         for linear in LINEARS:
             a, b = adapter.pair(linear, layer)
             rows = b.detach().t()
-            for part, piece in split_parts(spec, linear, rows):
+            for part, piece in split_parts(spec, linear, layer, rows):
                 base = f"base_model.model.{spec.prefix}layers.{layer}.{part.name}"
                 tensors[f"{base}.lora_A.weight"] = a.detach().t().contiguous().cpu()
                 tensors[f"{base}.lora_B.weight"] = piece.contiguous().cpu()
@@ -183,6 +183,8 @@ def _from_peft(
                     a[:, slot : slot + rank] = part_a.t()
                     b[slot : slot + rank, start : start + rows] = part_b.t()
                 start += rows
+            if linear == "qkv":
+                b.copy_(b[:, channels(spec, layer)])
     return adapter
 
 

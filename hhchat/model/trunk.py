@@ -28,7 +28,7 @@ from hhchat.model.lora import Adapter
 from hhchat.model.packed import Packed
 from hhchat.model.replay import Script
 from hhchat.model.rows import Line, Rows, Spread
-from hhchat.model.spec import Linear, Spec
+from hhchat.model.spec import Linear, Rotary, Spec
 from hhchat.model.weights import Layer, Weight
 
 Role = Adapter | None  # None is the bare base: the reference of a first run
@@ -58,7 +58,6 @@ class Trunk:
         self._turns: dict[int, list[Tensor]] = {}
         # steps of decoders by kind: recorded, or how many have been met
         self.recorded: dict[tuple[object, ...], Script | int] = {}
-        self._rotary: dict[tuple[int, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
 
     # -- scoring
 
@@ -172,7 +171,7 @@ class Trunk:
         normed = self.normalise(x, layer.norms["in"], dtype)
         attended = []
         for qkv, sight in zip(tokens.spread(linear("qkv", normed)), sights, strict=True):
-            q, k, v = self.heads_of(layer, qkv, *sight.turns(index))
+            q, k, v = self.heads_of(layer, qkv, sight.turn(index))
             mask = sight.mask(index)
             if read is not None:
                 q, mask = sight.only_read(q, mask)
@@ -207,20 +206,18 @@ class Trunk:
             out = self.normalise(out, norms["after_mlp"])
         return out.add_(x)
 
-    def heads_of(
-        self, layer: Layer, qkv: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def heads_of(self, layer: Layer, qkv: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, (N + 2K) D] -> q [B, N, T, D], k and v [B, K, T, D], rotated, as attention wants
         them: in fp32 on a CPU, whose bf16 backward is 4x slower, and which scores as it trains."""
         spec = self.spec
         dtype = torch.float32 if qkv.device.type == "cpu" else qkv.dtype
         if not spec.qk_norm:
-            q, k, v = turned_heads(qkv, cos, sin, spec.heads, spec.kv_heads, torch.float32)
+            q, k, v = turned_heads(qkv, turn, spec.heads, spec.kv_heads, torch.float32)
             return q.to(dtype), k.to(dtype), v.to(dtype)
         heads = qkv.view(*qkv.shape[:-1], -1, spec.head_dim).transpose(1, 2)
         q, k, v = torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], 1)
         q, k = self.normalise(q, layer.norms["q"]), self.normalise(k, layer.norms["k"])
-        return turn_(q, cos, sin).to(dtype), turn_(k, cos, sin).to(dtype), v.to(dtype)
+        return turn_(q, turn).to(dtype), turn_(k, turn).to(dtype), v.to(dtype)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, aligned: bool = True
@@ -262,44 +259,22 @@ class Trunk:
             return F.layer_norm(x.float(), x.shape[-1:], weight, bias, self.spec.eps).to(dtype)
         return rms_norm(x.float(), weight, self.spec.eps, dtype)
 
-    def tables(self, length: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
-        """cos and sin [T, D_rot] of each layer; layers of one type share a table."""
+    def turns(self, length: int, device: torch.device) -> list[Tensor]:
+        """Rotary tables of each layer, complex [T or more, D_rot / 2]: what a pair of channels is
+        multiplied by at each position. Layers of one type share a table."""
         size = max(256, 1 << (length - 1).bit_length())
-        key = (size, torch.float32)
-        if key not in self._rotary:
+        if size not in self._turns:
             # outside inference mode, for training saves these tables for its backward
             with torch.inference_mode(False):
-                self._rotary[key] = self._make_tables(size, device)
-        return self._rotary[key]
-
-    def turns(self, length: int, device: torch.device) -> list[Tensor]:
-        """The same as complex numbers [T, D_rot / 2], which turn a pair of channels by a product;
-        layers of one type share a table."""
-        cos, sin = self.tables(length, device)
-        size = len(cos[0])
-        if size not in self._turns:
-            half = [c.shape[1] // 2 for c in cos]
-            made = {
-                id(c): torch.complex(c[:, :h], s[:, h:])
-                for c, s, h in zip(cos, sin, half, strict=True)
-            }
-            self._turns[size] = [made[id(c)] for c in cos]
+                made = {id(r): _turn(r, size, device) for r in self.spec.rotary}
+            self._turns[size] = [made[id(r)] for r in self.spec.rotary]
         return self._turns[size]
 
-    def _make_tables(self, size: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
-        made: dict[int, tuple[Tensor, Tensor]] = {}
-        cos, sin = [], []
-        for rotary in self.spec.rotary:
-            if id(rotary) not in made:
-                freq = torch.tensor(rotary.inv_freq, dtype=torch.float32, device=device)
-                angle = torch.arange(size, device=device).float()[:, None] * freq
-                # rotate() multiplies the swapped halves by sin, so its first half is negated
-                signed = torch.cat((-angle.sin(), angle.sin()), -1)
-                full = torch.cat((angle, angle), -1)
-                made[id(rotary)] = (full.cos() * rotary.scaling, signed * rotary.scaling)
-            cos.append(made[id(rotary)][0])
-            sin.append(made[id(rotary)][1])
-        return cos, sin
+
+def _turn(rotary: Rotary, size: int, device: torch.device) -> Tensor:
+    freq = torch.tensor(rotary.inv_freq, dtype=torch.float32, device=device)
+    angle = torch.arange(size, device=device).float()[:, None] * freq
+    return torch.complex(angle.cos() * rotary.scaling, angle.sin() * rotary.scaling)
 
 
 class _Sight:
@@ -312,20 +287,19 @@ class _Sight:
         self.length = rows.ids.shape[1]
         positions = rows.positions
         longest = self.length if positions is None else int(positions.max()) + 1
-        self._tables = trunk.tables(longest, rows.ids.device)
-        self._turns: dict[int, tuple[Tensor, Tensor]] = {}
+        self._tables = trunk.turns(longest, rows.ids.device)
+        self._turns: dict[int, Tensor] = {}
         self._masks: dict[int | None, Tensor | None] = {}
         self._at = rows.at.repeat(copies, 1)
 
-    def turns(self, index: int) -> tuple[Tensor, Tensor]:
-        """cos and sin [T or copies B, T, D_rot] of a layer."""
-        cos, sin = (table[index] for table in self._tables)
-        if id(cos) not in self._turns:
-            c, s = cos[: self.length], sin[: self.length]
-            if self.rows.positions is not None:
-                c, s = (t[self.rows.positions].repeat(self.copies, 1, 1) for t in (cos, sin))
-            self._turns[id(cos)] = c, s
-        return self._turns[id(cos)]
+    def turn(self, index: int) -> Tensor:
+        """Rotary table [T or copies B, T, D_rot / 2] of a layer."""
+        table = self._tables[index]
+        if id(table) not in self._turns:
+            where = self.rows.positions
+            made = table[: self.length] if where is None else table[where]
+            self._turns[id(table)] = made if where is None else made.repeat(self.copies, 1, 1)
+        return self._turns[id(table)]
 
     def mask(self, index: int) -> Tensor | None:
         """[copies B or 1, 1, T, T], 0 where seen and -inf where not; None is plain causal. Added

@@ -183,8 +183,31 @@ def fold_heads(rows: Tensor, heads: int) -> Tensor:
     return rows.view(3, heads, head_dim, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
 
 
-def split_parts(spec: Spec, linear: Linear, rows: Tensor) -> Iterator[tuple[Part, Tensor]]:
+def channels(spec: Spec, layer: int) -> Tensor:
+    """Where each of the (N + 2K) D rows of a fused qkv stands in a checkpoint's q | k | v.
+
+    The two channels of a query or key that rotary turns as a pair lie side by side here, a complex
+    number; there they are half of the turned channels apart. Queries meet nothing but keys, so no
+    product knows."""
+    turned, count = spec.heads + spec.kv_heads, spec.heads + 2 * spec.kv_heads
+    whole = torch.arange(count * spec.head_dim).view(count, spec.head_dim)
+    whole[:turned] = whole[:turned, pairs(spec, layer)]
+    return whole.flatten()
+
+
+def pairs(spec: Spec, layer: int) -> Tensor:
+    """The same within a head: [D]."""
+    half = len(spec.rotary[layer].inv_freq)
+    turned = torch.arange(2 * half).view(2, half).t().flatten()
+    return torch.cat((turned, torch.arange(2 * half, spec.head_dim)))
+
+
+def split_parts(
+    spec: Spec, linear: Linear, layer: int, rows: Tensor
+) -> Iterator[tuple[Part, Tensor]]:
     """Cut a fused [out, ...] back into the checkpoint's own matrices."""
+    if linear == "qkv":
+        rows = rows[channels(spec, layer).argsort()]
     start = 0
     for part in spec.parts_of(linear):
         piece = rows[start : start + part.rows]
@@ -233,6 +256,9 @@ def load_layer(
                 ]
             ).float()
         fused = torch.cat(rows) if len(rows) > 1 else rows[0]
+        if linear == "qkv":
+            order = channels(spec, index).to(fused.device)
+            fused, fused_bias = fused[order], None if fused_bias is None else fused_bias[order]
         if quantization == "none":
             fused = fused.to(dtype)
         linears[linear] = Weight(fused, fused_bias, quantization)
@@ -249,10 +275,10 @@ def load_layer(
     norms: dict[str, tuple[Tensor, Tensor | None]] = {}
     for key, name in names.items():
         bias = checkpoint.find(f"{base}{name}.bias")
-        norms[key] = (
-            norm_weight(spec, place(checkpoint.get(f"{base}{name}.weight"))),
-            None if bias is None else place(bias).float(),
-        )
+        scale = norm_weight(spec, place(checkpoint.get(f"{base}{name}.weight")))
+        if key in ("q", "k"):
+            scale = scale[pairs(spec, index).to(scale.device)]
+        norms[key] = scale, None if bias is None else place(bias).float()
     return Layer(linears, norms)
 
 

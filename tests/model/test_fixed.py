@@ -56,7 +56,7 @@ def test_a_graph_s_steps_say_what_plain_steps_say(make_tiny, family, merged):
 def test_a_recorded_step_says_what_a_plain_step_says_with_as_many_rows_as_there_are(
     make_tiny, family, monkeypatch
 ):
-    some = [rows(6), rows(20, 66), rows(1), rows(3), rows(1)]
+    some = [rows(6), rows(20, 66), rows(1), rows(3), rows(1), rows(1, 66)]
     recorded = make_tiny(family).load()
     role = Adapter(recorded.spec, 2, seed=3)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_a_recorded_step_says_what_a_plain_step_says_with_as_many_rows_as_there_
 
     monkeypatch.setattr(torch.jit, "trace", none)  # where nothing can be recorded
     plain = make_tiny(family).load()
-    some = [rows(6), rows(20, 66), rows(1), rows(3), rows(1)]
+    some = [rows(6), rows(20, 66), rows(1), rows(3), rows(1), rows(1, 66)]
     assert [said(plain, Decoder(plain.trunk, role), few) for few in some] == got
 
 

@@ -21,14 +21,17 @@ def close(got, want, dtype):
     assert float((got - want).detach().float().abs().max()) <= tolerance * scale
 
 
-def rotate(x, cos, sin):
-    """Rotary embedding, channel by channel in its plain form."""
-    if cos.ndim == 3:
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    dim = cos.shape[-1]
-    part = x[..., :dim]
-    swapped = torch.cat((part[..., dim // 2 :], part[..., : dim // 2]), -1)
-    return torch.cat((part * cos + swapped * sin, x[..., dim:]), -1)
+def rotate(x, angle):
+    """Rotary embedding of pairs of channels that lie side by side, in its plain form."""
+    if angle.ndim == 3:
+        angle = angle.unsqueeze(1)
+    dim = 2 * angle.shape[-1]
+    first, second = x[..., 0:dim:2], x[..., 1:dim:2]
+    turned = (
+        first * angle.cos() - second * angle.sin(),
+        second * angle.cos() + first * angle.sin(),
+    )
+    return torch.cat((torch.stack(turned, -1).flatten(-2), x[..., dim:]), -1)
 
 
 def grads(output, inputs, seed=0):
@@ -65,16 +68,16 @@ def test_norm_agrees_with_torch_and_its_gradient(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("own", [False, True], ids=["one table", "a table a row"])
-def test_heads_are_turned_as_one_by_one_and_turned_back_in_the_backward(dtype, partial, own):
-    rows, length, heads, kv, size = 2, 5, 4, 2, 8
-    dim = size // 2 if partial else size
+@pytest.mark.parametrize("size", [8, 9])
+def test_heads_are_turned_as_one_by_one_and_turned_back_in_the_backward(dtype, partial, own, size):
+    rows, length, heads, kv = 2, 5, 4, 2
+    dim = size // 2 if partial else size // 2 * 2
     angle = torch.rand((rows, length, dim // 2) if own else (length, dim // 2))
-    cos = torch.cat((angle, angle), -1).cos()
-    sin = torch.cat((-angle.sin(), angle.sin()), -1)
     qkv = torch.randn(rows, length, (heads + 2 * kv) * size).to(dtype).requires_grad_()
-    got = kernels.turned_heads(qkv, cos, sin, heads, kv, torch.float32)
+    turn = torch.polar(torch.ones_like(angle), angle)
+    got = kernels.turned_heads(qkv, turn, heads, kv, torch.float32)
     split = qkv.float().view(rows, length, -1, size).transpose(1, 2).split([heads, kv, kv], 1)
-    want = (rotate(split[0], cos, sin), rotate(split[1], cos, sin), split[2])
+    want = (rotate(split[0], angle), rotate(split[1], angle), split[2])
     for mine, theirs in zip(got, want, strict=True):
         close(mine, theirs, torch.float32)
     close(
@@ -149,9 +152,11 @@ def test_products_still_work_where_torch_lacks_the_quick_operator(monkeypatch):
     assert torch.equal(Packed(dense, None, torch.float32)(x), want)
 
 
+@pytest.mark.parametrize("intel", [True, False], ids=["products of its own", "fused"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("length", [1, 64, 65, 150])
-def test_attention_in_blocks_is_attention_and_teaches_the_same(length, masked):
+def test_attention_in_blocks_is_attention_and_teaches_the_same(length, masked, intel, monkeypatch):
+    monkeypatch.setattr(attention, "of_intel", lambda: intel)
     torch.manual_seed(length)
     q = torch.randn(2, 4, length, 8).requires_grad_()
     k, v = (torch.randn(2, 2, length, 8).requires_grad_() for _ in range(2))
@@ -167,6 +172,19 @@ def test_attention_in_blocks_is_attention_and_teaches_the_same(length, masked):
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
     for mine, theirs in zip(grads(got, [q, k, v]), grads(want, [q, k, v]), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("intel", [True, False], ids=["products of its own", "fused"])
+def test_attention_of_the_queries_that_are_read_is_that_of_all(intel, monkeypatch):
+    monkeypatch.setattr(attention, "of_intel", lambda: intel)
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, 40, 8)
+    k, v = (torch.randn(2, 2, 40, 8) for _ in range(2))
+    whole = attention.attention(q, k, v, None, 0.3, True)
+    places = torch.tensor([3, 17, 39])
+    mask = attention.additive(torch.arange(40) <= places[:, None], q.dtype)[None, None]
+    some = attention.attention(q[:, :, places], k, v, mask, 0.3, False)
+    torch.testing.assert_close(some, whole[:, :, places], atol=1e-5, rtol=1e-5)
 
 
 def test_masks_of_long_conversations_do_not_pile_up():

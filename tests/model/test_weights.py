@@ -55,7 +55,7 @@ def test_int8_is_transformers_with_bitsandbytes_own_dequantised_matrices(make_ti
     for index, layer in enumerate(model.trunk.layers):
         for linear in LINEARS:
             dense = layer.linears[linear].dense(torch.float32)
-            for part, rows in split_parts(spec, linear, dense):
+            for part, rows in split_parts(spec, linear, index, dense):
                 want = named[f"{spec.prefix}layers.{index}.{part.name}"].weight
                 torch.testing.assert_close(rows, want, atol=0, rtol=1e-6)
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_nf4_is_transformers_with_bitsandbytes_own_dequantised_matrices(make_tin
             codes, state = bnb.quantize_4bit(fused, quant_type="nf4", compress_statistics=True)
             want = bnb.dequantize_4bit(codes, state)
             assert layer.linears[linear].dense(torch.float32).equal(want)
-            for part, rows in split_parts(spec, linear, want):
+            for part, rows in split_parts(spec, linear, index, want):
                 named[f"{spec.prefix}layers.{index}.{part.name}"].weight.data = rows.clone()
     with torch.no_grad():
         want = oracle(ids_of()).logits

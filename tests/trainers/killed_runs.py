@@ -85,7 +85,7 @@ def main() -> None:
     draw = random.Random(kills)
     killed = 0
     while killed < kills:
-        if attempt((speaker, judge, folder / "killed", stage), draw.uniform(0.1, 0.6) * took):
+        if attempt((speaker, judge, folder / "killed", stage), draw.uniform(0.05, 0.4) * took):
             break
         killed += 1
     attempt((speaker, judge, folder / "killed", stage), None)

@@ -53,7 +53,11 @@ class Reference64:
                 at = 0
                 for name, rows in parts:
                     key = f"model.layers.{i}.{name}.weight"
-                    out[key] = out[key] + delta[at : at + rows]
+                    piece = delta[at : at + rows]
+                    if name[-6:] in ("q_proj", "k_proj"):  # pairs of channels -> halves of a head
+                        piece = piece.unflatten(0, (-1, spec.head_dim // 2, 2))
+                        piece = piece.transpose(1, 2).flatten(0, 2)
+                    out[key] = out[key] + piece
                     at += rows
         return out
 

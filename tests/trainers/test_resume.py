@@ -114,6 +114,16 @@ def test_a_seal_that_was_cut_short_leaves_the_one_before_it(tmp_path):
     assert state.unseal(tmp_path / "never") is None
 
 
+def test_a_seal_whose_channels_lie_in_another_order_is_refused_and_not_taken_up(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(state, "LAYOUT", state.LAYOUT - 1)
+    state.seal(tmp_path, {"x": torch.ones(3)}, {"update": 1})
+    monkeypatch.undo()
+    with pytest.raises(HhchatError, match="sealed by another version"):
+        state.unseal(tmp_path)
+
+
 def test_seeds_of_different_places_are_unrelated_and_those_of_one_place_are_fixed():
     assert state.seed_for(0, "rollout", 1, 2) == state.seed_for(0, "rollout", 1, 2)
     places = [(s, n, i) for s in range(3) for n in ("a", "b") for i in range(50)]
