@@ -47,6 +47,7 @@ from hhchat.types import (
     HhchatError,
     Metric,
     ModelError,
+    Outdated,
     Report,
     Run,
     Snapshot,
@@ -246,6 +247,9 @@ class _Story:
             return self._end("refused", str(error))
         except (Cancelled, KeyboardInterrupt):
             return self._end("interrupted", "stopped; continue it with: hhchat train --resume")
+        except Outdated as error:  # it would be offered to be resumed for good
+            self.folder.forget_state()
+            return self._end("failed", str(error))
         except HhchatError as error:
             return self._end("failed", str(error) or type(error).__name__)
         except Exception as error:

@@ -312,6 +312,10 @@ class TooLong(ModelError):
     """The message alone is more than the model reads: asking again changes nothing."""
 
 
+class Outdated(HhchatError):
+    """What a run has sealed can not be gone on with by this version."""
+
+
 class Cancelled(HhchatError):
     """The user stopped it."""
 

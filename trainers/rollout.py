@@ -146,7 +146,8 @@ def score_roles(
     shape = packed.tokens_BT.shape
     logprobs, reference_out = torch.zeros(shape), torch.zeros(shape)
     values = torch.zeros(shape)
-    roles: list[Role] = [policy, reference] + ([] if value is None else [value[0]])
+    # policy and value side by side, as in the update: their low-rank products are one
+    roles: list[Role] = [reference, policy] + ([] if value is None else [value[0]])
     with torch.no_grad():
         sizes = [r.length for r in responses]
         mine = world.share(sizes)
@@ -158,8 +159,8 @@ def score_roles(
             rows = part.rows.to(model.device)
             tokens, real = part.tokens_BT.to(model.device), part.mask_BT.to(model.device)
             hidden = model.trunk.hidden(rows, roles, dtype=model.fast)
-            logprobs[group, :width] = logprobs_of(model, hidden[0], tokens, real).cpu()
-            reference_out[group, :width] = logprobs_of(model, hidden[1], tokens, real).cpu()
+            logprobs[group, :width] = logprobs_of(model, hidden[1], tokens, real).cpu()
+            reference_out[group, :width] = logprobs_of(model, hidden[0], tokens, real).cpu()
             if value is not None:
                 values[group, :width] = value[1](hidden[2]).cpu()
     world.sum_([logprobs, reference_out, values])  # of each row all but one process has zeros

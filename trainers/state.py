@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hhchat.parallel import ALONE, World
-from hhchat.types import HhchatError
+from hhchat.types import HhchatError, Outdated
 
 FILE = "state.safetensors"
 LAYOUT = 2  # order of what is sealed: 2 has the channels of queries and keys in pairs
@@ -67,7 +67,7 @@ def seal(
 def unseal(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The sealed state, or None when there is none yet.
 
-    Raises HhchatError where it is damaged, or of another layout."""
+    Raises HhchatError where it is damaged, Outdated where it is of another layout."""
     from safetensors import SafetensorError, safe_open
 
     file = folder / FILE
@@ -80,7 +80,7 @@ def unseal(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise HhchatError(f"the sealed state {file} is damaged: {error}") from None
     if numbers.pop("layout", None) != LAYOUT:
-        raise HhchatError(
+        raise Outdated(
             "this run was sealed by another version of hhchat and can not be resumed:"
             " `hhchat train` without --resume starts anew"
         )

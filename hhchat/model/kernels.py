@@ -1,7 +1,7 @@
 """Products and fused steps of a layer with hand-written backwards.
 
 Each is plain torch in few passes over memory: no mixed dtypes in one operation (on a CPU those
-leave the vector units), nothing saved that the backward can do without, no gradient for what is
+leave the vector units), little saved that the backward can do without, no gradient for what is
 frozen. All of them agree with their autograd counterparts to rounding.
 """
 
@@ -181,7 +181,8 @@ def _runs(roles: Sequence[tuple[float, Tensor, Tensor] | None]) -> list[_Run]:
     runs: list[_Run] = []
     begun: object = None
     for i, role in enumerate(roles):
-        kind = None if role is None else (role[0], role[1].shape, role[1].requires_grad)
+        taught = role is not None and torch.is_grad_enabled() and role[1].requires_grad
+        kind = None if role is None else (role[0], role[1].shape, taught)
         if runs and kind == begun:
             runs[-1] = runs[-1]._replace(last=i + 1)
         else:
@@ -264,8 +265,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         up, act = ctx.saved_tensors
-        if act is None:
-            act, _ = _gated(up)
+        act = F.silu(_copy(up.chunk(2, -1)[0])) if act is None else act
         made = torch.empty_like(up)
         for some, g, a, out in zip(
             _held(up), _held(grad.contiguous()), _held(act), _held(made), strict=True

@@ -33,6 +33,7 @@ from hhchat.types import (
     Measurement,
     Message,
     Metric,
+    Outdated,
     Prompt,
 )
 
@@ -142,6 +143,8 @@ class FakePPO:
             if context.stopped():
                 raise Cancelled("stopped")
             time.sleep(self.seconds)
+            if self.crash == "outdated":
+                raise Outdated("sealed by another version")
             if self.crash == "stranger":
                 raise ZeroDivisionError("no samples left\nin the batch")
             if self.crash:

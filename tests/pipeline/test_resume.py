@@ -178,6 +178,14 @@ def test_there_must_be_something_to_resume(store: Store) -> None:
         pipeline.train(store, config(), plugins(), resume=run.id, backend=FakeBackend())
 
 
+def test_a_run_that_this_version_can_not_go_on_with_is_not_offered_again(store: Store) -> None:
+    fill(store)
+    run = whole_run(store, fakeppo={"crash": "outdated"})
+    assert (run.state, run.reason) == ("failed", "sealed by another version")
+    with pytest.raises(BadInput, match="no unfinished run"):
+        pipeline.train(store, config(), plugins(), resume=True, backend=FakeBackend())
+
+
 def test_a_run_is_not_continued_on_another_model(store: Store) -> None:
     fill(store)
     whole_run(store, fakeppo={"crash": "no luck"})
