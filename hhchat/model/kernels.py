@@ -119,8 +119,8 @@ class _Adapted(torch.autograd.Function):
         ctx: Any, x: Tensor, matrix: Matrix, runs: Sequence[_Run], *pairs: Tensor
     ) -> Tensor:
         y = matrix.product(x)
-        blocks = runs[-1].last
-        inputs, outputs = _blocks(x, blocks), _blocks(y, blocks)
+        count = runs[-1].last
+        inputs, outputs = _blocks(x, count), _blocks(y, count)
         saved: list[Tensor] = []
         left = iter(pairs)
         for run in runs:
@@ -129,8 +129,8 @@ class _Adapted(torch.autograd.Function):
             mine = [next(left) for _ in range(2 * (run.last - run.first))]
             down = torch.stack(mine[::2]).mul_(run.scale).to(x.dtype)
             up = torch.stack(mine[1::2]).to(x.dtype)
-            low = torch.bmm(inputs[run.first : run.last], down)
-            outputs[run.first : run.last].baddbmm_(low, up)
+            low = torch.bmm(inputs[run.blocks], down)
+            outputs[run.blocks].baddbmm_(low, up)
             saved += (down, up, low)
         if any(ctx.needs_input_grad):
             ctx.matrix, ctx.runs = matrix, runs
@@ -142,22 +142,22 @@ class _Adapted(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         left = iter(saved)
         inward = ctx.matrix.back(grad) if ctx.needs_input_grad[0] else None
-        blocks = ctx.runs[-1].last
-        grads, inputs = _blocks(grad, blocks), _blocks(x, blocks)
+        count = ctx.runs[-1].last
+        grads, inputs = _blocks(grad, count), _blocks(x, count)
         out: list[Tensor | None] = []
         for run in ctx.runs:
             if run.scale is None:
                 continue
             down, up, low = next(left), next(left), next(left)
-            g = grads[run.first : run.last]
+            g = grads[run.blocks]
             turned = torch.bmm(g, up.mT)
             if inward is not None:
-                _blocks(inward, blocks)[run.first : run.last].baddbmm_(turned, down.mT)
-            # adapters are in fp32 whatever the products are in
+                _blocks(inward, count)[run.blocks].baddbmm_(turned, down.mT)
             if not ctx.needs_input_grad[3 + len(out)]:
                 out += [None] * (2 * len(g))
                 continue
-            to_down = torch.bmm(inputs[run.first : run.last].mT, turned).float().mul_(run.scale)
+            # adapters are in fp32 whatever the products are in
+            to_down = torch.bmm(inputs[run.blocks].mT, turned).float().mul_(run.scale)
             to_up = torch.bmm(low.mT, g).float()
             for pair in zip(to_down, to_up, strict=True):
                 out += pair
@@ -170,6 +170,10 @@ class _Run(NamedTuple):
     first: int
     last: int
     scale: float | None
+
+    @property
+    def blocks(self) -> slice:
+        return slice(self.first, self.last)
 
 
 def _blocks(x: Tensor, count: int) -> Tensor:
@@ -339,9 +343,9 @@ def turned_heads(
 
 
 def turn_(x: Tensor, turn: Tensor) -> Tensor:
-    """Rotary embedding of fp32 x [B, N, T, D] in place by complex `turn` [T, D_rot / 2] or
-    [B, T, D_rot / 2]. The channels that it turns as a pair lie side by side (weights.channels); the
-    first D_rot are turned. The conjugate undoes it."""
+    """Rotary embedding of fp32 x [B, N, T, D] in place by complex `turn` [T, D_rot / 2],
+    [B, T, D_rot / 2] or what broadcasts over x. The channels that it turns as a pair lie side by
+    side (weights.channels); the first D_rot are turned. The conjugate undoes it."""
     if turn.ndim == 3:
         turn = turn.unsqueeze(1)  # one table a row
     whole = x.narrow(-1, 0, 2 * turn.shape[-1])
