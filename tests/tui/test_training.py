@@ -164,8 +164,8 @@ async def test_a_run_is_stopped_politely_and_leaving_asks_about_it(desk: Desk) -
         assert isinstance(d.app.screen, TrainScreen)
         await d.press("c")
         await ended(d)
-        await d.until(lambda: "sealed" in d.screen_text())
-        assert "it can be resumed" in d.screen_text()
+        await d.until(lambda: "it can be resumed" in d.screen_text())
+        assert "sealed" in d.screen_text()
         await d.press("escape", "ctrl+q")
         await d.until(lambda: d.app._exit)
 
