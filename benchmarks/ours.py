@@ -122,7 +122,7 @@ class PMPass:
         import hhchat.model  # noqa: F401
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        import torch
+        from hhchat_trainers.adam import Adam, Group
         from hhchat_trainers.descent import Budget, Descent
         from hhchat_trainers.pm import PM, Pair
 
@@ -133,7 +133,7 @@ class PMPass:
         model = load(settings, work)
         self.trainer = PM(rank=settings["rank"], batch_pairs=settings["batch"])
         self.made = PreferenceModel(model, PreferenceRole(model, settings["rank"]))
-        optimiser = torch.optim.AdamW(self.made.role.parameters(), lr=1e-5, fused=True)
+        optimiser = Adam([Group(list(self.made.role.parameters()))], 1e-5)
         self.descent = Descent(optimiser, Budget(model.micro))
         self.pairs = [Pair(Judged(p, [c, r]), 1.0) for p, c, r in work.pairs]
         self.batch = settings["batch"]

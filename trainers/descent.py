@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from hhchat_trainers.adam import Adam
+from torch import Tensor
 
 from hhchat.model import LocalEngine, PreferenceModel
 from hhchat.model.preference import Judged, by_length, size_of
@@ -97,20 +98,21 @@ class Budget:
 
 
 class Descent:
-    """The steps of one optimiser. `clips` are parameters whose gradients are clipped together."""
+    """The steps of one optimiser.
+
+    Gradients are clipped to `grad_norm`: with `apart` those of each group for themselves, else all
+    of them together."""
 
     def __init__(
         self,
-        optimiser: torch.optim.Optimizer,
+        optimiser: Adam,
         budget: Budget | None = None,
         *,
-        clips: Sequence[Sequence[nn.Parameter]] | None = None,
+        apart: bool = False,
         grad_norm: float = 1.0,
     ) -> None:
-        every = [p for group in optimiser.param_groups for p in group["params"]]
-        assert all(p.is_contiguous() for p in every), "a fused optimiser does not heed strides"
-        self.optimiser, self.parameters, self.clips = optimiser, every, clips or [every]
-        self.budget, self.grad_norm = budget or Budget(), grad_norm
+        self.optimiser, self.apart, self.grad_norm = optimiser, apart, grad_norm
+        self.budget = budget or Budget()
         self.bad = 0  # losses in a row that were not finite, or WEIGHTS; from 2 on it stays
 
     @property
@@ -138,9 +140,10 @@ class Descent:
             lambda tokens: self._gradients(mine, sizes, total, loss, tokens)
         )
         found = [record for part in world.everyone(found) for record in part]
-        if world.size > 1:
-            self._sum_gradients(world)
-        norms = [self._clipped(p) for p in self.clips]
+        gradient = self.optimiser.gather()
+        world.sum_([gradient])
+        parts = self.optimiser.parts(gradient) if self.apart else [gradient]
+        norms = [self._clipped(part) for part in parts]
         finite = math.isfinite(total_of(found, "loss")) and all(map(math.isfinite, norms))
         if finite and not self.spoilt:
             self.optimiser.step()
@@ -150,45 +153,28 @@ class Descent:
             self.bad += 1
         return found
 
-    def _clipped(self, parameters: Sequence[nn.Parameter]) -> float:
-        """Their gradients' norm, which is at most `grad_norm` from here on.
-
-        Over one tensor: a norm of each of hundreds of small ones takes as long as Adam."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
+    def _clipped(self, gradient: Tensor) -> float:
+        """Its norm, which is at most `grad_norm` from here on."""
         # in parts: one long sum in fp32 loses digits
-        norm = float(
-            torch.stack([part.norm() for part in torch.split(_flat(gradients), 1 << 20)]).norm()
-        )
+        norm = float(torch.stack([part.norm() for part in torch.split(gradient, 1 << 20)]).norm())
         if norm > self.grad_norm:
-            torch._foreach_mul_(gradients, self.grad_norm / (norm + 1e-6))
+            gradient.mul_(self.grad_norm / (norm + 1e-6))
         return norm
 
     def _finite(self) -> bool:
-        least, most = _flat([p.detach() for p in self.parameters]).aminmax()  # nan is both
+        least, most = self.optimiser.weights.aminmax()  # nan is both
         return math.isfinite(float(least)) and math.isfinite(float(most))
 
     def _gradients(
         self, mine: list[int], sizes: Sequence[int], total: float, loss: Loss, tokens: int
     ) -> list[dict[str, float]]:
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.forget()  # what a pass that ran out of memory left
         found = []
         for group in by_length([sizes[i] for i in mine], tokens):
             value, record = loss([mine[i] for i in group])
             torch.autograd.backward(value / total)
             found.append({**record, "loss": float(value.detach())})
         return found
-
-    def _sum_gradients(self, world: World) -> None:
-        gradients = []
-        for p in self.parameters:
-            if p.grad is None:  # none of the rows were this process's
-                p.grad = torch.zeros_like(p)
-            gradients.append(p.grad)
-        world.sum_(gradients)
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.flatten() for t in tensors]) if tensors else torch.zeros(1)
 
 
 def total_of(found: Sequence[dict[str, float]], name: str) -> float:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from hhchat_trainers import state
+from hhchat_trainers.adam import Adam, Group
 from hhchat_trainers.descent import Budget, Descent, fewer_rows, total_of, until_it_fits
 from hhchat_trainers.maths import preference_loss, warm_up
 from hhchat_trainers.rollout import roll_out
@@ -161,13 +162,11 @@ class PM:
             context.log(Metric("pm", done, "progress", (done + self.updates(len(pairs))) / total))
             return made
         groups = [
-            {"params": list(role.adapter.parameters()), "factor": 1.0},
+            Group(list(role.adapter.parameters()), weight_decay=self.weight_decay),
             # Adam moves a readout of H inputs by H times its rate: the wider, the slower
-            {"params": head, "factor": self.head_rate * 256 / width, "weight_decay": 0.0},
+            Group(head, self.head_rate * 256 / width),
         ]
-        optimiser = torch.optim.AdamW(
-            groups, lr=peak, betas=(0.9, 0.95), weight_decay=self.weight_decay, fused=True
-        )
+        optimiser = Adam(groups)
         descent = Descent(optimiser, budget)
         folder = context.state / which
         updates, first = self.updates(len(pairs)), 0
@@ -177,7 +176,7 @@ class PM:
         if sealed is not None:
             tensors, numbers = sealed
             state.restore_module("role", role, tensors)
-            state.restore_optimiser("adam", optimiser, tensors)
+            optimiser.restore(state.under("adam/", tensors))
             first, stale = int(numbers["update"]), int(numbers["stale"])
             budget.tokens, descent.bad = int(numbers["micro_tokens"]), int(numbers["bad_losses"])
             if numbers["best"] is not None:
@@ -194,9 +193,7 @@ class PM:
             epoch, at = divmod(update, per_epoch)
             order = torch.randperm(len(pairs), generator=state.generator_for(seed, "order", epoch))
             batch = [pairs[i] for i in order[at * self.batch_pairs : (at + 1) * self.batch_pairs]]
-            factor = warm_up(update, updates, self.warmup)
-            for group in optimiser.param_groups:
-                group["lr"] = peak * group["factor"] * factor
+            optimiser.rate = peak * warm_up(update, updates, self.warmup)
             loss, right = self.update(made, descent, batch)
             log(context, done + update, which, {"loss": loss, "accuracy": right})
             context.log(Metric("pm", done + update, "progress", (done + update + 1) / total))
@@ -219,7 +216,7 @@ class PM:
                 folder,
                 {
                     **state.module_tensors("role", role),
-                    **state.optimiser_tensors("adam", optimiser),
+                    **{f"adam/{k}": v for k, v in optimiser.tensors().items()},
                     **({} if best is None else best[1]),
                 },
                 {

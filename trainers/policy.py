@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from hhchat_trainers import state
+from hhchat_trainers.adam import Adam, Group
 from hhchat_trainers.descent import Budget, Descent, fewer_rows, until_it_fits
 from hhchat_trainers.glimpse import Glimpse
 from hhchat_trainers.maths import response_kl, warm_up
@@ -124,20 +125,12 @@ class PolicyLearner:
 
     def optimise(self, factors: dict[str, float]) -> None:
         """AdamW over the modules, each with its factor of the learning rate."""
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": list(self.modules[name].parameters()), "factor": factor}
-                for name, factor in factors.items()
-            ],
-            lr=self.peak,
-            betas=(0.9, 0.95),
+        self.optimiser = Adam(
+            [Group(list(self.modules[name].parameters()), f) for name, f in factors.items()],
             eps=1e-5,  # trap 22: the default makes early updates aggressive
-            weight_decay=0.0,
-            fused=True,
         )
-        clips = [list(module.parameters()) for module in self.modules.values()]
         limit = self.settings.grad_norm
-        self.descent = Descent(self.optimiser, self.budget, clips=clips, grad_norm=limit)
+        self.descent = Descent(self.optimiser, self.budget, apart=True, grad_norm=limit)
 
     def update(self, update: int) -> tuple[dict[str, float], Sequence[Response]]:
         """Move the policy once -> readings, and replies sampled before the move (may be empty)."""
@@ -173,8 +166,7 @@ class PolicyLearner:
 
     def schedule(self, update: int) -> None:
         factor = warm_up(update, self.settings.updates, self.settings.warmup)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.peak * group["factor"] * factor
+        self.optimiser.rate = self.peak * factor
 
     def prompts(self, update: int, size: int) -> list[Prompt]:
         """This update's prompts: the pool in shuffled passes, no prompt twice in a pass."""
@@ -331,7 +323,7 @@ class PolicyLearner:
         tensors: dict[str, Tensor] = {}
         for name, module in self.modules.items():
             tensors |= state.module_tensors(name, module)
-        tensors |= state.optimiser_tensors("adam", self.optimiser)
+        tensors |= {f"adam/{k}": v for k, v in self.optimiser.tensors().items()}
         tensors |= {f"best{k}": v for k, v in self.best_tensors.items()}
         numbers = {
             "update": self.settings.updates if self.stop else update,
@@ -354,7 +346,7 @@ class PolicyLearner:
         tensors, numbers = sealed
         for name, module in self.modules.items():
             state.restore_module(name, module, tensors)
-        state.restore_optimiser("adam", self.optimiser, tensors)
+        self.optimiser.restore(state.under("adam/", tensors))
         self.best_tensors = {
             k.removeprefix("best"): v for k, v in tensors.items() if k.startswith("best/")
         }

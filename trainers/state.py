@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hhchat.parallel import ALONE, World
 from hhchat.types import HhchatError, Outdated
 
 FILE = "state.safetensors"
-LAYOUT = 2  # order of what is sealed: 2 has the channels of queries and keys in pairs
+LAYOUT = 3  # order of what is sealed: 3 has the moments of Adam end to end
 CHECK = 8  # updates between comparisons of what several processes hold
 
 
@@ -97,25 +97,6 @@ def restore_module(prefix: str, module: nn.Module, tensors: Mapping[str, Tensor]
             p.copy_(tensors[f"{prefix}/{name}"])
 
 
-def optimiser_tensors(prefix: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's moments and step counts, by the order of its parameters."""
-    out: dict[str, Tensor] = {}
-    for i, p in enumerate(_parameters(optimiser)):
-        for key, value in optimiser.state.get(p, {}).items():
-            out[f"{prefix}/{i}/{key}"] = torch.as_tensor(value)
-    return out
-
-
-def restore_optimiser(
-    prefix: str, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
-    for i, p in enumerate(_parameters(optimiser)):
-        start = f"{prefix}/{i}/"
-        found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-        if found:
-            optimiser.state[p] = {k: v.to(p.device, copy=True) for k, v in found.items()}
-
-
-def _parameters(optimiser: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
-    for group in optimiser.param_groups:
-        yield from group["params"]
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose name begins with `prefix`, by the rest of it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

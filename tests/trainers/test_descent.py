@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 import trainer_world as tw
 from hhchat_trainers import state
+from hhchat_trainers.adam import Adam, Group
 from hhchat_trainers.descent import Budget, Descent
 from test_methods import METHODS
 from torch import nn
@@ -156,11 +159,7 @@ def test_a_preference_model_that_is_lost_ends_the_run_in_one_line(world, monkeyp
 
 
 def test_a_preference_model_whose_weights_a_step_made_infinite_says_so(world, monkeypatch):
-    def explode(optimiser: torch.optim.Optimizer) -> None:
-        with torch.no_grad():
-            optimiser.param_groups[0]["params"][0].fill_(float("inf"))
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    monkeypatch.setattr(Adam, "step", explode)
     with pytest.raises(HhchatError, match="weights that are not finite"):
         world.train(tw.pm(halves=False, patience=0), "burst")
 
@@ -181,11 +180,7 @@ def test_a_preference_model_that_is_lost_after_its_best_point_keeps_that_one(wor
 def test_weights_that_a_step_made_infinite_end_the_run_with_the_best_policy(
     world, method, monkeypatch
 ):
-    def explode(optimiser: torch.optim.Optimizer) -> None:
-        with torch.no_grad():
-            optimiser.param_groups[0]["params"][0].fill_(float("inf"))
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    monkeypatch.setattr(Adam, "step", explode)
     ran = world.train(METHODS[method], "infinite")
     assert "weights that are not finite" in ran.result.info["stop"]
     kept = peft_tensors(load_adapter(world.model.spec, ran.context.out))
@@ -193,15 +188,15 @@ def test_weights_that_a_step_made_infinite_end_the_run_with_the_best_policy(
 
 
 def test_weights_that_a_step_made_infinite_are_not_asked_for_a_reply_to_look_at(world, monkeypatch):
-    def explode(optimiser: torch.optim.Optimizer) -> None:
-        with torch.no_grad():
-            optimiser.param_groups[0]["params"][0].fill_(float("inf"))
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", explode)
+    monkeypatch.setattr(Adam, "step", explode)
     shown: list[int] = []
     ran = world.train(EVERY["ppo"], "seen", show=lambda update, _: shown.append(update))
     assert "weights that are not finite" in ran.result.info["stop"]
     assert not shown
+
+
+def explode(optimiser: Adam) -> None:
+    optimiser.weights[:12].fill_(float("inf"))
 
 
 def parameters(seed):
@@ -216,24 +211,56 @@ def loss_of(groups, scale):
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_one_role_with_a_large_gradient_does_not_move_the_others_less(scale):
     mine, theirs = ([parameters(1), parameters(2)] for _ in range(2))
-    sgd = torch.optim.SGD([p for group in mine for p in group], lr=0.1)
-    descent = Descent(sgd, Budget(), clips=mine, grad_norm=0.5)
+    adam = Adam([Group(group) for group in mine])
+    descent = Descent(adam, Budget(), apart=True, grad_norm=0.5)
     descent.step([1], 1.0, lambda rows: (loss_of(mine, scale), {}))
     loss_of(theirs, scale).backward()
-    for group in theirs:
+    for group, got in zip(theirs, adam.parts(adam.gradient), strict=True):
         torch.nn.utils.clip_grad_norm_(group, 0.5)
-    torch.optim.SGD([p for group in theirs for p in group], lr=0.1).step()
-    for ours, others in zip(mine, theirs, strict=True):
-        for got, want in zip(ours, others, strict=True):
-            torch.testing.assert_close(got, want)
+        torch.testing.assert_close(got, torch.cat([p.grad.flatten() for p in group]))
+
+
+def test_training_moves_what_torchs_own_adamw_would_move():
+    mine, theirs = ([parameters(1), parameters(2)] for _ in range(2))
+    adam = Adam([Group(mine[0], weight_decay=0.1), Group(mine[1], 0.5)], rate=0.1, eps=1e-5)
+    groups = [
+        {"params": theirs[0], "lr": 0.1, "weight_decay": 0.1},
+        {"params": theirs[1], "lr": 0.05, "weight_decay": 0.0},
+    ]
+    others = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-5)
+    for scale in (1.0, 0.2, 3.0):
+        loss_of(theirs, scale).backward()
+        others.step()
+        others.zero_grad()
+        loss_of(mine, scale).backward()
+        adam.gather()
+        adam.step()
+        for ours, want in zip(mine, theirs, strict=True):
+            for p, q in zip(ours, want, strict=True):
+                torch.testing.assert_close(p, q)
+
+
+def test_a_training_does_not_load_torchs_compiler():
+    words = (
+        "import sys, torch\n"
+        "from torch import nn\n"
+        "from hhchat_trainers.adam import Adam, Group\n"
+        "from hhchat_trainers.descent import Descent\n"
+        "p = nn.Parameter(torch.ones(3))\n"
+        "adam = Adam([Group([p])], 0.1)\n"
+        "Descent(adam).step([1], 1.0, lambda rows: ((p**2).sum(), {}))\n"
+        "assert float(p[0].detach()) < 1\n"
+        "assert 'torch._dynamo' not in sys.modules, 'a second and 40 MiB'\n"
+    )
+    subprocess.run([sys.executable, "-c", words], check=True)
 
 
 def test_a_gradient_without_end_moves_nothing_and_is_counted():
     group = parameters(3)
     before = [p.detach().clone() for p in group]
     said = []
-    sgd = torch.optim.SGD(group, lr=0.1)
-    descent = Descent(sgd, Budget(report=said.append), grad_norm=0.5)
+    adam = Adam([Group(group)], 0.1)
+    descent = Descent(adam, Budget(report=said.append), grad_norm=0.5)
 
     def loss(rows):
         whole = loss_of([group], 1.0)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import trainer_world as tw
 from hhchat_trainers import state
+from hhchat_trainers.adam import Adam, Group
 
 from hhchat.types import Cancelled, HhchatError
 
@@ -134,21 +135,22 @@ def test_an_optimiser_goes_on_from_its_sealed_moments(tmp_path):
     def steps(optimiser, p, first, last):
         for i in range(first, last):
             p.grad = torch.full_like(p, float(i + 1))
+            optimiser.gather()
             optimiser.step()
 
     def made():
         p = torch.nn.Parameter(torch.ones(4))
-        return p, torch.optim.AdamW([p], lr=0.1)
+        return p, Adam([Group([p])], rate=0.1)
 
     whole, optimiser = made()
     steps(optimiser, whole, 0, 6)
     half, optimiser = made()
     steps(optimiser, half, 0, 3)
-    state.seal(tmp_path, {"p": half, **state.optimiser_tensors("adam", optimiser)}, {})
+    state.seal(tmp_path, {"p": half, **optimiser.tensors()}, {})
     again, optimiser = made()
     tensors, _ = state.unseal(tmp_path)
     with torch.no_grad():
         again.copy_(tensors["p"])
-    state.restore_optimiser("adam", optimiser, tensors)
+    optimiser.restore(tensors)
     steps(optimiser, again, 3, 6)
     assert again.equal(whole)
