@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *(f"{methods[0]}.{s}" for s in ("updates=1", "batch=4", "evaluate=8")),
         ]
     seeds = (
-        [int(s) for s in options.seeds.split(",")]
+        [int(s) for s in options.seeds.split(",") if s.strip()]
         if "," in options.seeds
         else list(range(int(options.seeds)))
     )

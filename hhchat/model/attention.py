@@ -28,7 +28,8 @@ def _flash() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
         return None
 
 
-def _blocks(length: int) -> list[tuple[int, int]]:
+def _stretches(length: int) -> list[tuple[int, int]]:
+    """Runs of BLOCK queries: first and last, not included."""
     return [(low, min(low + BLOCK, length)) for low in range(0, length, BLOCK)]
 
 
@@ -57,7 +58,7 @@ class _Attention(torch.autograd.Function):
         flash = _flash()
         assert flash is not None
         made, totals = [], []
-        for low, high in _blocks(q.shape[2]):
+        for low, high in _stretches(q.shape[2]):
             out, total = flash[0](
                 q[:, :, low:high],
                 k[:, :, :high],
@@ -82,7 +83,7 @@ class _Attention(torch.autograd.Function):
         # the last block meets all keys: its gradients are what the others' are added to
         to_q: list[Tensor] = []
         to_k = to_v = None
-        for (low, high), total in reversed(list(zip(_blocks(q.shape[2]), totals, strict=True))):
+        for (low, high), total in reversed(list(zip(_stretches(q.shape[2]), totals, strict=True))):
             dq, dk, dv = flash[1](
                 grad[:, :, low:high],
                 q[:, :, low:high],

@@ -117,6 +117,3 @@ class Packed:
             return self._made.product(x, weight)
         made = self._made.product(x.reshape(-1, x.shape[-1]), weight)
         return made.view(*x.shape[:-1], -1)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.product(x, self.weight)

@@ -131,6 +131,10 @@ def test_log_probability_of_a_token_and_its_gradient(rows, vocabulary, some_bloc
         assert (mine - theirs).norm() <= off * theirs.norm()
 
 
+def through(matrix: Packed, x: torch.Tensor) -> torch.Tensor:
+    return matrix.product(x, matrix.weight)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 2, 33, 129])
 def test_a_product_is_the_same_through_every_layout_of_the_matrix(dtype, rows):
@@ -138,7 +142,7 @@ def test_a_product_is_the_same_through_every_layout_of_the_matrix(dtype, rows):
     dense, bias, x = torch.randn(80, 64), torch.randn(80), torch.randn(rows, 1, 64)
     want = F.linear(x, dense, bias)
     with torch.inference_mode():
-        made = Packed(dense, bias, dtype)(x.to(dtype))
+        made = through(Packed(dense, bias, dtype), x.to(dtype))
     close(made, want, dtype)
     close(kernels.multiply(x.to(dtype), dense.to(dtype), bias.to(dtype)), want, dtype)
 
@@ -149,7 +153,7 @@ def test_products_still_work_where_torch_lacks_the_quick_operator(monkeypatch):
     dense, x = torch.randn(80, 64), torch.randn(3, 64)
     want = F.linear(x, dense)
     assert torch.equal(kernels.multiply(x, dense), want)
-    assert torch.equal(Packed(dense, None, torch.float32)(x), want)
+    assert torch.equal(through(Packed(dense, None, torch.float32), x), want)
 
 
 @pytest.mark.parametrize("intel", [True, False], ids=["products of its own", "fused"])
@@ -190,7 +194,7 @@ def test_attention_of_the_queries_that_are_read_is_that_of_all(intel, monkeypatc
 def test_masks_of_long_conversations_do_not_pile_up():
     attention._corner.cache_clear()
     for length in range(1, 900, 7):
-        for low, high in attention._blocks(length):
+        for low, high in attention._stretches(length):
             order = torch.arange(high)
             want = order[None, :] > torch.arange(low, high)[:, None]
             assert torch.equal(attention._causal(low, high, torch.float32) < 0, want)
