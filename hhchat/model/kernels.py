@@ -110,14 +110,22 @@ def product(x: Tensor, matrix: Matrix) -> Tensor:
     return matrix.product(x)
 
 
+class Gated(NamedTuple):
+    """silu(gate) * value of `up` [..., 2 I] = gate | value, which the product that reads it makes,
+    and makes again on the way back: it is not kept."""
+
+    up: Tensor
+
+
 class _Adapted(torch.autograd.Function):
     """Base product of all blocks at once, then the blocks' low-rank updates in place: those of a
     run, whose adapters are alike, in one batched product."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, matrix: Matrix, runs: Sequence[_Run], *pairs: Tensor
+        ctx: Any, given: Tensor, matrix: Matrix, runs: Sequence[_Run], gate: bool, *pairs: Tensor
     ) -> Tensor:
+        act, x = _gated(given) if gate else (None, given)
         y = matrix.product(x)
         count = runs[-1].last
         inputs, outputs = _blocks(x, count), _blocks(y, count)
@@ -133,13 +141,19 @@ class _Adapted(torch.autograd.Function):
             outputs[run.blocks].baddbmm_(low, up)
             saved += (down, up, low)
         if any(ctx.needs_input_grad):
-            ctx.matrix, ctx.runs = matrix, runs
-            ctx.save_for_backward(x, *saved)
+            ctx.matrix, ctx.runs, ctx.gate = matrix, runs, gate
+            # a GPU has the silu again sooner than it reads it
+            ctx.save_for_backward(given, None if given.is_cuda else act, *saved)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *saved = ctx.saved_tensors
+        given, act, *saved = ctx.saved_tensors
+        x = given
+        if ctx.gate:
+            gate, value = given.chunk(2, -1)
+            act = F.silu(_copy(gate)) if act is None else act
+            x = act * value
         left = iter(saved)
         inward = ctx.matrix.back(grad) if ctx.needs_input_grad[0] else None
         count = ctx.runs[-1].last
@@ -153,7 +167,7 @@ class _Adapted(torch.autograd.Function):
             turned = torch.bmm(g, up.mT)
             if inward is not None:
                 _blocks(inward, count)[run.blocks].baddbmm_(turned, down.mT)
-            if not ctx.needs_input_grad[3 + len(out)]:
+            if not ctx.needs_input_grad[4 + len(out)]:
                 out += [None] * (2 * len(g))
                 continue
             # adapters are in fp32 whatever the products are in
@@ -161,7 +175,9 @@ class _Adapted(torch.autograd.Function):
             to_up = torch.bmm(low.mT, g).float()
             for pair in zip(to_down, to_up, strict=True):
                 out += pair
-        return inward, None, None, *out
+        if ctx.gate and inward is not None:
+            inward = _ungated(given, act, inward)
+        return inward, None, None, None, *out
 
 
 class _Run(NamedTuple):
@@ -196,16 +212,19 @@ def _runs(roles: Sequence[tuple[float, Tensor, Tensor] | None]) -> list[_Run]:
 
 
 def adapted_product(
-    x: Tensor, matrix: Matrix, roles: Sequence[tuple[float, Tensor, Tensor] | None]
+    x: Tensor | Gated, matrix: Matrix, roles: Sequence[tuple[float, Tensor, Tensor] | None]
 ) -> Tensor:
     """x [..., in], whose rows are len(roles) equal blocks -> W x + scale (x A) B of each block.
 
     A role is (scale, A [in, r], B [r, out]) in fp32, or None for the bare base. Gradients reach x,
     A and B."""
     pairs = [t for role in roles if role is not None for t in role[1:]]
-    if not pairs:
-        return product(x, matrix)
-    made: Tensor = _Adapted.apply(x, matrix, _runs(roles), *pairs)  # type: ignore[no-untyped-call]
+    gate = isinstance(x, Gated)
+    given = x.up if isinstance(x, Gated) else x
+    if not pairs and not gate:
+        return product(given, matrix)
+    runs = _runs(roles)
+    made: Tensor = _Adapted.apply(given, matrix, runs, gate, *pairs)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -259,27 +278,18 @@ def _held(x: Tensor) -> Sequence[Tensor]:
     return torch.split(flat, CHUNK) if x.dtype == torch.float32 and not x.is_cuda else (flat,)
 
 
-class _SwiGLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, up: Tensor) -> Tensor:
-        act, made = _gated(up)
-        ctx.save_for_backward(up, None if up.is_cuda else act)  # a GPU has it again sooner
-        return made
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        up, act = ctx.saved_tensors
-        act = F.silu(_copy(up.chunk(2, -1)[0])) if act is None else act
-        made = torch.empty_like(up)
-        for some, g, a, out in zip(
-            _held(up), _held(grad.contiguous()), _held(act), _held(made), strict=True
-        ):
-            gate, value = some.chunk(2, -1)
-            to_gate, to_value = out.chunk(2, -1)
-            torch.mul(g, value, out=to_value)  # until its own comes
-            torch.ops.aten.silu_backward.grad_input(to_value, gate, grad_input=to_gate)
-            torch.mul(g, a, out=to_value)
-        return made
+def _ungated(up: Tensor, act: Tensor, grad: Tensor) -> Tensor:
+    """The gradient that reaches `up` from that of silu(gate) * value; `act` is silu(gate)."""
+    made = torch.empty_like(up)
+    for some, g, a, out in zip(
+        _held(up), _held(grad.contiguous()), _held(act), _held(made), strict=True
+    ):
+        gate, value = some.chunk(2, -1)
+        to_gate, to_value = out.chunk(2, -1)
+        torch.mul(g, value, out=to_value)  # until its own comes
+        torch.ops.aten.silu_backward.grad_input(to_value, gate, grad_input=to_gate)
+        torch.mul(g, a, out=to_value)
+    return made
 
 
 def _gated(up: Tensor) -> tuple[Tensor, Tensor]:
@@ -292,11 +302,11 @@ def _gated(up: Tensor) -> tuple[Tensor, Tensor]:
     return act, made
 
 
-def swiglu(up: Tensor) -> Tensor:
-    """silu(gate) * value of up [..., 2 I] = gate | value."""
-    if torch.is_grad_enabled():
-        made: Tensor = _SwiGLU.apply(up)  # type: ignore[no-untyped-call]
-        return made
+def swiglu(up: Tensor) -> Tensor | Gated:
+    """silu(gate) * value of up [..., 2 I] = gate | value; where gradients are wanted, in the
+    product that reads it."""
+    if torch.is_grad_enabled() and up.requires_grad:
+        return Gated(up)
     if up.numel() > 1 << 18:
         return _gated(up)[1]
     gate, value = up.chunk(2, -1)  # in decoding, which has few rows and may be recorded

@@ -9,6 +9,7 @@ reference), and the decoder (decoder.py) runs a column of tokens against a stati
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hhchat.model.attention import additive, attention
 from hhchat.model.kernels import (
+    Gated,
     adapted_product,
     chosen_logprobs,
     rms_norm,
@@ -165,7 +167,7 @@ class Trunk:
         """One layer over the line x [M, H]. `read` is the way to what is read, and its places in x:
         then only that is given."""
 
-        def linear(name: Linear, inner: Tensor) -> Tensor:
+        def linear(name: Linear, inner: Tensor | Gated) -> Tensor:
             return adapted(layer.linears[name], roles, name, index, inner)
 
         normed = self.normalise(x, layer.norms["in"], dtype)
@@ -185,7 +187,7 @@ class Trunk:
     def finish(
         self,
         norms: Norms,
-        linear: Callable[[Linear, Tensor], Tensor],
+        linear: Callable[[Linear, Any], Tensor],
         x: Tensor,
         attention: Tensor,
         dtype: torch.dtype = torch.float32,
@@ -238,7 +240,7 @@ class Trunk:
             return scores.softmax(-1).to(v.dtype) @ v
         return attention(q, k, v, mask, spec.attn_scale, aligned)
 
-    def _act(self, up: Tensor) -> Tensor:
+    def _act(self, up: Tensor) -> Tensor | Gated:
         spec = self.spec
         if spec.gated and spec.act == "silu":
             return swiglu(up)
@@ -350,7 +352,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def adapted(weight: Weight, roles: Sequence[Role], name: Linear, index: int, x: Tensor) -> Tensor:
+def adapted(
+    weight: Weight, roles: Sequence[Role], name: Linear, index: int, x: Tensor | Gated
+) -> Tensor:
     """Base product of the whole batch, then each role's low-rank update on its own block."""
     return adapted_product(
         x,

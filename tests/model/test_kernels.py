@@ -40,18 +40,31 @@ def grads(output, inputs, seed=0):
     return torch.autograd.grad(output, inputs, grad)
 
 
+@pytest.mark.parametrize("roles", ["none", "all", "some"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 3])
-def test_gated_activation_teaches_what_autograd_says_and_leaves_its_input_alone(dtype, rows):
-    up = torch.randn(rows, 1, 64).to(dtype).requires_grad_()
+@pytest.mark.parametrize("rows", [1, 200])
+def test_gated_activation_teaches_what_autograd_says_and_leaves_its_input_alone(dtype, rows, roles):
+    torch.manual_seed(rows)
+    up = torch.randn(2 * rows, 1, 64).to(dtype).requires_grad_()
     before = up.detach().clone()
+    down = Weight(torch.randn(48, 32) / 6, None, "none")
+    pair = (torch.randn(32, 4) / 6).requires_grad_(), torch.randn(4, 48).requires_grad_()
+    taught = {"none": [None, None], "all": [(2.0, *pair)] * 2, "some": [None, (2.0, *pair)]}[roles]
     gate, value = up.float().chunk(2, -1)
-    want = F.silu(gate) * value
-    got = kernels.swiglu(up)
+    inner = F.silu(gate) * value
+    want = inner @ down.dense(torch.float32).t()
+    blocks = [
+        block if role is None else block + 2.0 * x @ pair[0] @ pair[1]
+        for block, x, role in zip(want.chunk(2), inner.chunk(2), taught, strict=True)
+    ]
+    want = torch.cat(blocks)
+    got = kernels.adapted_product(kernels.swiglu(up), down, taught)
     close(got, want, dtype)
-    close(grads(got, [up])[0], grads(want, [up])[0], dtype)
+    inputs = [up] if roles == "none" else [up, *pair]
+    for mine, theirs in zip(grads(got, inputs), grads(want, inputs), strict=True):
+        close(mine, theirs, dtype)
     with torch.no_grad():
-        close(kernels.swiglu(up), want, dtype)
+        close(kernels.swiglu(up), inner, dtype)
     assert torch.equal(up, before)
 
 
