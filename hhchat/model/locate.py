@@ -123,8 +123,8 @@ def estimate(
             + spec.inter * (3 if spec.gated else 2)
         )
     )
-    # a gate's two halves and on a CPU its silu (kernels.Gated); in bf16 all of it is half of this
-    kept_per_token = spec.layers * (6 * spec.hidden + 3 * spec.inter) * 4
+    # in fp32 a gate's silu is kept too (kernels.Gated); in bf16 all of it is half of this
+    kept_per_token = spec.layers * (6 * spec.hidden + (3 if bf16 else 4) * spec.inter) * 4
     return Memory(
         weights=int(body * per_weight + other),
         adapters=lora * 4 * (3 + 2 * 3),  # three roles in fp32, gradients and two moments for two

@@ -43,7 +43,10 @@ def grads(output, inputs, seed=0):
 @pytest.mark.parametrize("roles", ["none", "all", "some"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 200])
-def test_gated_activation_teaches_what_autograd_says_and_leaves_its_input_alone(dtype, rows, roles):
+@pytest.mark.parametrize("kept", [True, False])
+def test_gated_activation_teaches_what_autograd_says_and_leaves_its_input_alone(
+    dtype, rows, roles, kept
+):
     torch.manual_seed(rows)
     up = torch.randn(2 * rows, 1, 64).to(dtype).requires_grad_()
     before = up.detach().clone()
@@ -58,7 +61,7 @@ def test_gated_activation_teaches_what_autograd_says_and_leaves_its_input_alone(
         for block, x, role in zip(want.chunk(2), inner.chunk(2), taught, strict=True)
     ]
     want = torch.cat(blocks)
-    got = kernels.adapted_product(kernels.swiglu(up), down, taught)
+    got = kernels.adapted_product(kernels.Gated(up, kept), down, taught)
     close(got, want, dtype)
     inputs = [up] if roles == "none" else [up, *pair]
     for mine, theirs in zip(grads(got, inputs), grads(want, inputs), strict=True):
