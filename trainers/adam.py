@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -20,12 +20,13 @@ class Group(NamedTuple):
 
 
 class Adam:
-    """AdamW (Loshchilov and Hutter 2019) over groups of parameters of one device, all fp32.
+    """AdamW (Loshchilov and Hutter 2019) over groups of parameters, all fp32 and where they stay.
 
-    The parameters become views of `weights` [N], a group after the other, and `gather` lays their
-    gradients out in `gradient` [N] likewise: a step, a norm and a check are then few passes over
-    memory, where hundreds of small tensors cost more in calls than in arithmetic. torch's own
-    classes load its compiler and sympy (a second and some 40 MiB); its function does not.
+    The parameters become views of `weights` [N], a group after the other, and their gradients of
+    `gradient` [N]: a step, a norm and a check are then few passes over memory, where hundreds of
+    small tensors cost more in calls than in arithmetic. A backward after `forget` adds to
+    `gradient`; one that lacks a parameter leaves zeros there. torch's own classes load its compiler
+    and sympy (a second and 65 MiB); its function does not.
     """
 
     def __init__(
@@ -37,25 +38,18 @@ class Adam:
     ) -> None:
         self.groups, self.rate, self.betas, self.eps = groups, rate, betas, eps
         self.parameters = list(chain.from_iterable(g.parameters for g in groups))
-        assert all(p.dtype == torch.float32 for p in self.parameters)
+        assert all(p.dtype == torch.float32 and p.requires_grad for p in self.parameters)
         self.weights = torch.cat([p.detach().reshape(-1) for p in self.parameters])
-        for p, place in zip(self.parameters, self._places(), strict=True):
-            p.data = place.view(p.shape)
-        self.gradient = torch.zeros_like(self.weights)
-        self.mean, self.square = (torch.zeros_like(self.weights) for _ in range(2))
+        self.gradient, self.mean, self.square = (torch.zeros_like(self.weights) for _ in range(3))
+        sizes = [p.numel() for p in self.parameters]
+        flat = torch.split(self.weights, sizes), torch.split(self.gradient, sizes)
+        for p, weight, gradient in zip(self.parameters, *flat, strict=True):
+            p.data, p.grad = weight.view(p.shape), gradient.view(p.shape)
         self.steps = torch.zeros(len(groups), device=self.weights.device)
 
     def forget(self) -> None:
-        """No parameter has a gradient."""
-        for p in self.parameters:
-            p.grad = None
-
-    def gather(self) -> Tensor:
-        """The parameters' gradients, taken from them -> `gradient` [N]; zero where one has none."""
-        given = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        torch.cat([g.reshape(-1) for g in given], out=self.gradient)
-        self.forget()
-        return self.gradient
+        """All gradients are zero."""
+        self.gradient.zero_()
 
     def parts(self, flat: Tensor) -> list[Tensor]:
         """A tensor [N] in parts, one for each group."""
@@ -90,7 +84,4 @@ class Adam:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from such `tensors`."""
         for name, mine in self.tensors().items():
-            mine.copy_(tensors[name])
-
-    def _places(self) -> Iterator[Tensor]:
-        yield from torch.split(self.weights, [p.numel() for p in self.parameters])
+            mine.copy_(tensors[name].view_as(mine))  # copy_ alone would spread one over all

@@ -140,7 +140,7 @@ class Descent:
             lambda tokens: self._gradients(mine, sizes, total, loss, tokens)
         )
         found = [record for part in world.everyone(found) for record in part]
-        gradient = self.optimiser.gather()
+        gradient = self.optimiser.gradient
         world.sum_([gradient])
         parts = self.optimiser.parts(gradient) if self.apart else [gradient]
         norms = [self._clipped(part) for part in parts]
@@ -168,7 +168,7 @@ class Descent:
     def _gradients(
         self, mine: list[int], sizes: Sequence[int], total: float, loss: Loss, tokens: int
     ) -> list[dict[str, float]]:
-        self.optimiser.forget()  # what a pass that ran out of memory left
+        self.optimiser.forget()
         found = []
         for group in by_length([sizes[i] for i in mine], tokens):
             value, record = loss([mine[i] for i in group])

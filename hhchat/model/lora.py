@@ -89,8 +89,10 @@ def peft_tensors(adapter: Adapter) -> dict[str, Tensor]:
             rows = b.detach().t()
             for part, piece in split_parts(spec, linear, layer, rows):
                 base = f"base_model.model.{spec.prefix}layers.{layer}.{part.name}"
-                tensors[f"{base}.lora_A.weight"] = a.detach().t().contiguous().cpu()
-                tensors[f"{base}.lora_B.weight"] = piece.contiguous().cpu()
+                for side, part_of in (("A", a.detach().t()), ("B", piece)):
+                    # always a copy: of rank 1 a transpose is contiguous, and q, k and v share an A
+                    own = part_of.clone(memory_format=torch.contiguous_format)
+                    tensors[f"{base}.lora_{side}.weight"] = own.cpu()
     return tensors
 
 

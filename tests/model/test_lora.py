@@ -89,6 +89,14 @@ def test_hhchat_loads_what_peft_trained_to_the_same_logits(make_tiny, tmp_path, 
     torch.testing.assert_close(logits_of(model, ours, ids_of()), got, atol=1e-5, rtol=1e-5)
 
 
+def test_an_adapter_of_rank_one_is_saved_like_any_other(llama, tmp_path):
+    adapter = trained(llama.spec, 1)
+    save_adapter(adapter, tmp_path)
+    again = load_adapter(llama.spec, tmp_path)
+    for one, other in zip(adapter.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_roles_side_by_side_give_what_each_gives_alone(tiny, quantization):
     model = tiny.load(quantization)

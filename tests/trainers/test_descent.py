@@ -232,8 +232,8 @@ def test_training_moves_what_torchs_own_adamw_would_move():
         loss_of(theirs, scale).backward()
         others.step()
         others.zero_grad()
+        adam.forget()
         loss_of(mine, scale).backward()
-        adam.gather()
         adam.step()
         for ours, want in zip(mine, theirs, strict=True):
             for p, q in zip(ours, want, strict=True):
@@ -250,7 +250,7 @@ def test_a_training_does_not_load_torchs_compiler():
         "adam = Adam([Group([p])], 0.1)\n"
         "Descent(adam).step([1], 1.0, lambda rows: ((p**2).sum(), {}))\n"
         "assert float(p[0].detach()) < 1\n"
-        "assert 'torch._dynamo' not in sys.modules, 'a second and 40 MiB'\n"
+        "assert 'torch._dynamo' not in sys.modules, 'a second and 65 MiB'\n"
     )
     subprocess.run([sys.executable, "-c", words], check=True)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hhchat_trainers.adam import Adam
 from hhchat_trainers.pm import PM
 from hhchat_trainers.ppo import PPO
 
@@ -244,9 +243,3 @@ def same_files(one: Path, two: Path, pattern: str = "*.safetensors") -> bool:
     names = [sorted(str(p.relative_to(f)) for p in f.rglob(pattern)) for f in (one, two)]
     assert names[0] == names[1] != []
     return all((one / n).read_bytes() == (two / n).read_bytes() for n in names[0])
-
-
-def gradients(optimiser: Adam) -> dict[torch.Tensor, torch.Tensor]:
-    """Each parameter's gradient in the last step, clipped."""
-    every = torch.split(optimiser.gradient, [p.numel() for p in optimiser.parameters])
-    return {p: g.view(p.shape) for p, g in zip(optimiser.parameters, every, strict=True)}
