@@ -120,7 +120,7 @@ class Gated(NamedTuple):
 
 class _Adapted(torch.autograd.Function):
     """Base product of all blocks at once, then the blocks' low-rank updates in place: those of a
-    run, whose adapters are alike, in one batched product."""
+    run, whose adapters are alike, in one product."""
 
     @staticmethod
     def forward(
@@ -133,18 +133,16 @@ class _Adapted(torch.autograd.Function):
     ) -> Tensor:
         act, x = (None, given) if gate is None else _gated(given)
         y = matrix.product(x)
-        count = runs[-1].last
-        inputs, outputs = _blocks(x, count), _blocks(y, count)
         saved: list[Tensor] = []
         left = iter(pairs)
         for run in runs:
             if run.scale is None:
                 continue
             mine = [next(left) for _ in range(2 * (run.last - run.first))]
-            down = torch.stack(mine[::2]).mul_(run.scale).to(x.dtype)
-            up = torch.stack(mine[1::2]).to(x.dtype)
-            low = torch.bmm(inputs[run.blocks], down)
-            outputs[run.blocks].baddbmm_(low, up)
+            down = _stacked(mine[::2]).mul(run.scale).to(x.dtype)
+            up = _stacked(mine[1::2]).to(x.dtype)
+            low = torch.matmul(run.of(x), down)
+            _add_product(run.of(y), low, up)
             saved += (down, up, low)
         if any(ctx.needs_input_grad):
             ctx.matrix, ctx.runs, ctx.gated = matrix, runs, gate is not None
@@ -158,46 +156,60 @@ class _Adapted(torch.autograd.Function):
         if x is None:
             act, x = _gated(given)
         left = iter(saved)
+        grad = grad.contiguous()
         inward = ctx.matrix.back(grad) if ctx.needs_input_grad[0] else None
-        count = ctx.runs[-1].last
-        grads, inputs = _blocks(grad, count), _blocks(x, count)
         out: list[Tensor | None] = []
         for run in ctx.runs:
             if run.scale is None:
                 continue
             down, up, low = next(left), next(left), next(left)
-            g = grads[run.blocks]
-            turned = torch.bmm(g, up.mT)
+            g = run.of(grad)
+            turned = torch.matmul(g, up.mT)
             if inward is not None:
-                _blocks(inward, count)[run.blocks].baddbmm_(turned, down.mT)
+                _add_product(run.of(inward), turned, down.mT)
             if not ctx.needs_input_grad[4 + len(out)]:
-                out += [None] * (2 * len(g))
+                out += [None] * (2 * (run.last - run.first))
                 continue
-            # adapters are in fp32 whatever the products are in
-            to_down = torch.bmm(inputs[run.blocks].mT, turned).float().mul_(run.scale)
-            to_up = torch.bmm(low.mT, g).float()
-            for pair in zip(to_down, to_up, strict=True):
-                out += pair
+            # adapters are in fp32 whatever the products are in; of the first product's two factors
+            # the narrow one is turned, which takes half as long
+            to_down = torch.matmul(turned.mT, run.of(x)).mT.float().mul_(run.scale)
+            to_up = torch.matmul(low.mT, g).float()
+            if to_up.ndim == 2:
+                out += (to_down, to_up)
+            else:
+                for pair in zip(to_down, to_up, strict=True):
+                    out += pair
         if ctx.gated and inward is not None:
             inward = _ungated(given, act, inward)
         return inward, None, None, None, *out
 
 
 class _Run(NamedTuple):
-    """Blocks first to last (not included), whose adapters have one rank and scale; or none."""
+    """Blocks first to last (not included) of so many, whose adapters have one rank and scale; or
+    none."""
 
     first: int
     last: int
+    blocks: int
     scale: float | None
 
-    @property
-    def blocks(self) -> slice:
-        return slice(self.first, self.last)
+    def of(self, x: Tensor) -> Tensor:
+        """Its rows of x [..., C]: [blocks, rows, C], or [rows, C] where it is one block, for a
+        matrix is multiplied quicker than a batch of one."""
+        whole = x.view(self.blocks, -1, x.shape[-1])
+        return whole[self.first] if self.last == self.first + 1 else whole[self.first : self.last]
 
 
-def _blocks(x: Tensor, count: int) -> Tensor:
-    """[..., C] -> [count, rows of a block, C]."""
-    return x.reshape(count, -1, x.shape[-1])
+def _stacked(blocks: Sequence[Tensor]) -> Tensor:
+    return blocks[0] if len(blocks) == 1 else torch.stack(tuple(blocks))
+
+
+def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
+    """to += a b, of matrices or of stacks of them."""
+    if to.ndim == 2:
+        to.addmm_(a, b)
+    else:
+        to.baddbmm_(a, b)
 
 
 def _runs(roles: Sequence[tuple[float, Tensor, Tensor] | None]) -> list[_Run]:
@@ -209,7 +221,7 @@ def _runs(roles: Sequence[tuple[float, Tensor, Tensor] | None]) -> list[_Run]:
         if runs and kind == begun:
             runs[-1] = runs[-1]._replace(last=i + 1)
         else:
-            runs.append(_Run(i, i + 1, None if role is None else role[0]))
+            runs.append(_Run(i, i + 1, len(roles), None if role is None else role[0]))
         begun = kind
     return runs
 
@@ -249,10 +261,15 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         x, weight, inverse = ctx.saved_tensors
-        turned = grad.float() * weight
-        along = torch.linalg.vecdot(turned, x).unsqueeze(-1)
-        along = along.mul_(inverse.square()).div_(x.shape[-1])
-        return turned.addcmul_(x, along, value=-1).mul_(inverse), None, None, None
+        width = x.shape[-1:]
+        # The backward of a layer norm whose mean is 0 is one pass over memory; what it takes off a
+        # row because its mean would move with x is put back.
+        grad = grad.float()
+        made, _, _ = torch.ops.aten.native_layer_norm_backward(
+            grad, x, width, torch.zeros_like(inverse), inverse, weight, None, [True, False, False]
+        )
+        moved = torch.matmul(grad, weight).unsqueeze(-1).mul_(inverse).div_(width[0])
+        return made.add_(moved), None, None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
