@@ -92,6 +92,15 @@ def test_the_worst_seed_is_held_against_the_bar() -> None:
     assert bars["brief: mean win rate, ppo, 300 picks"].met is None
 
 
+def test_seconds_of_trainings_that_shared_the_machine_are_not_held_against_the_bar() -> None:
+    def slowest(*cells: dict[str, Any]) -> float | None:
+        return next(b.value for b in taught.bars(cells) if b.what.startswith("slowest"))
+
+    beside = made(seed=1, wall=500.0, cpu=None)
+    assert slowest(beside) is None
+    assert slowest(made(), beside) == 60.0
+
+
 def test_intervals_widen_for_few_seeds() -> None:
     assert taught.interval([0.8]) == "80.0"
     assert taught.interval([0.7, 0.8, 0.9]) == "80.0 ± 24.8"
