@@ -100,6 +100,11 @@ class Contestant:
         return median([s[reading] for s in self.steps if reading in s])
 
     @property
+    def least(self) -> float:
+        """CPU seconds of the quietest turn."""
+        return min((s["cpu"] for s in self.steps), default=float("nan"))
+
+    @property
     def peak(self) -> float:
         """MiB at the peak over what was resident after the imports."""
         return self.memory.get("peak", 0.0) - self.memory.get("imports", 0.0)

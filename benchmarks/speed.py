@@ -174,13 +174,14 @@ def run_ppo(options: argparse.Namespace, report: Report, work: Path, bf16: bool)
     report.say(
         table(
             (
-                *("contestant", "CPU s", f"over {first.name}", *phases),
+                *("contestant", "CPU s", "least", f"over {first.name}", *phases),
                 *("other", "length", "peak MiB", "share"),
             ),
             [
                 [
                     c.name,
                     c.median("cpu"),
+                    c.least,
                     first.median("cpu") / c.median("cpu"),
                     *(c.median(p) for p in phases),
                     c.median("cpu") - sum(c.median(p) for p in phases[:3]),
@@ -193,8 +194,9 @@ def run_ppo(options: argparse.Namespace, report: Report, work: Path, bf16: bool)
         )
     )
     report.say(
-        "\nCPU s: median of process CPU time. other: in the step but in no phase (in TRL mostly its"
-        " calls of the garbage collector, whose cost does not grow with the model)."
+        "\nCPU s: median of process CPU time; least: of the quietest turn. other: in the step but"
+        " in no phase (in TRL mostly its calls of the garbage collector, whose cost does not grow"
+        " with the model)."
         " seal: after the step, not in it. peak MiB: over what the imports hold.\n"
     )
     wanted = options.epochs * options.minibatches
@@ -342,12 +344,14 @@ def rates(
             c.median(reading),
             c.median(reading) / first.median(reading),
             c.median("cpu"),
+            c.least,
             c.median("length"),
             c.peak,
         ]
         for c in found.values()
     ]
-    report.say(table(("contestant", unit, f"over {first.name}", "CPU s", "length", "MiB"), rows))
+    heads = ("contestant", unit, f"over {first.name}", "CPU s", "least", "length", "MiB")
+    report.say(table(heads, rows))
     report.say(f"\n{remark}\n")
     report.say(
         bars_table(
