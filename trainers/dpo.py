@@ -115,7 +115,8 @@ class Learner(PolicyLearner):
 
         def work(some: Sequence[Response], tokens: int) -> list[float]:
             out = torch.zeros(len(some))
-            for group in by_length([r.length for r in some], tokens):
+            room = min(tokens, self.model.chunk)
+            for group in by_length([r.length for r in some], room):
                 out[group] = self.summed([some[i] for i in group], role).cpu()
             return out.tolist()
 

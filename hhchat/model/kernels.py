@@ -131,7 +131,7 @@ class _Adapted(torch.autograd.Function):
         runs: Sequence[_Run],
         *pairs: Tensor,
     ) -> Tensor:
-        act, x = (None, given) if gate is None else _gated(given)
+        act, x = (None, given.contiguous()) if gate is None else _gated(given)
         y = matrix.product(x)
         saved: list[Tensor] = []
         left = iter(pairs)
@@ -196,7 +196,7 @@ class _Run(NamedTuple):
     def of(self, x: Tensor) -> Tensor:
         """Its rows of x [..., C]: [blocks, rows, C], or [rows, C] where it is one block, for a
         matrix is multiplied quicker than a batch of one."""
-        whole = x.view(self.blocks, -1, x.shape[-1])
+        whole = x.view(self.blocks, -1, x.shape[-1])  # never a copy: some are written to
         return whole[self.first] if self.last == self.first + 1 else whole[self.first : self.last]
 
 

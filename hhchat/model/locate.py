@@ -100,14 +100,14 @@ def estimate(
     quantization: str,
     *,
     rank: int = 16,
-    rows: int = 8,
-    length: int = 512,
+    tokens: int = 2048,
     bf16: bool = False,
 ) -> Memory:
     """Memory for training with four roles on one base (policy, value and PM adapters with Adam).
     `bf16`: matrices that are not quantised are kept in it, where the device multiplies it.
 
-    Activations: what a checkpoint-free backward keeps for `rows` sequences of `length` tokens."""
+    Activations: what a checkpoint-free backward of policy and value keeps for a micro-batch of
+    `tokens` (Model.micro; on a GPU unverified), a quarter more for what passes, and logits."""
     body = spec.parameters - spec.vocab * spec.hidden * (1 if spec.tied else 2)
     per_weight = {"int8": 1.0, "nf4": 0.53, "none": 2.0 if bf16 else 4.0}[quantization]
     other = (
@@ -123,10 +123,14 @@ def estimate(
             + spec.inter * (3 if spec.gated else 2)
         )
     )
-    # a gate keeps 4 I numbers on a CPU and 2 I on a GPU (kernels.Gated), in bf16 of half the size
-    kept_per_token = spec.layers * (6 * spec.hidden + (3 if bf16 else 4) * spec.inter) * 4
+    # in fp32 the residual stream, queries, keys, values and what they gave; in products' dtype what
+    # is multiplied, and of a gate 4 I numbers on a CPU (2 I on a GPU: kernels.Gated)
+    attended, shared = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    wide = 2 * (spec.hidden + attended + shared)
+    narrow = 2 * spec.hidden + attended + spec.inter * (4 if spec.gated else 2)
+    kept_per_token = spec.layers * (4 * wide + (2 if bf16 else 4) * narrow)
     return Memory(
         weights=int(body * per_weight + other),
         adapters=lora * 4 * (3 + 2 * 3),  # three roles in fp32, gradients and two moments for two
-        activations=rows * length * (kept_per_token + spec.vocab),
+        activations=tokens * (2 * kept_per_token * 5 // 4 + 4 * spec.vocab),
     )
