@@ -126,6 +126,29 @@ def test_each_block_of_a_batch_goes_through_its_own_adapter_and_teaches_it_alone
         close(mine, theirs, dtype)
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["as it lies", "turned"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_roles_with_like_adapters_learn_together_what_each_learns_alone(dtype, turned):
+    torch.manual_seed(0)
+    weight = Weight(torch.randn(96, 64) / 8, None, "none")
+    roles = [
+        (2.0, (torch.randn(64, 4) / 8).requires_grad_(), (torch.randn(4, 96) / 2).requires_grad_())
+        for _ in range(2)
+    ]
+    x = torch.randn(4, 6, 64).to(dtype)
+    x = (x.transpose(0, 1) if turned else x).requires_grad_()
+    got = kernels.adapted_product(x, weight, roles)
+    alone = [
+        kernels.adapted_product(part, weight, [role])
+        for part, role in zip(x.chunk(2), roles, strict=True)
+    ]
+    want = torch.cat(alone)
+    close(got, want, dtype)
+    inputs = [x, *roles[0][1:], *roles[1][1:]]
+    for mine, theirs in zip(grads(got, inputs), grads(want, inputs), strict=True):
+        close(mine, theirs, dtype)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 9), st.integers(5, 40), st.booleans(), st.integers(0, 1000))
 def test_log_probability_of_a_token_and_its_gradient(rows, vocabulary, some_blocked, seed):
