@@ -11,6 +11,7 @@ import pytest
 
 from hhchat.cli import COMMANDS
 from hhchat.config import SECTIONS
+from hhchat.plugins import Plugins
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -73,9 +74,10 @@ def test_the_commands_of_readme_exist() -> None:
     blocks = re.findall(r"^    (?:hhchat) (\S+)", README, re.MULTILINE)
     inline = re.findall(r"`hhchat ([a-z]+)", README)
     assert {*blocks, *inline} <= set(COMMANDS)
+    tables = {**SECTIONS, **Plugins.load().trainers()}
     for setting in re.findall(r"config set (\S+)", README):
         part, _, key = setting.partition(".")
-        assert key in SECTIONS[part].__dataclass_fields__
+        assert key in tables[part].__dataclass_fields__
     for target in re.findall(r"^    make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
