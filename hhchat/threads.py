@@ -12,10 +12,10 @@ from contextlib import suppress
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 # oneDNN keeps the code it writes for each shape of product: for all that recur in a run
-# (kernels.recurring), as writing it again is dear. torch keeps as many of its own, which are as
-# much memory again and no quicker.
+# (kernels.recurring), as writing it again is dear. torch keeps descriptions of its own, a quarter
+# of a MiB each and no quicker: as few as it can (with 0 it crashes).
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")
-os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
 
 
 def open_libraries() -> None:

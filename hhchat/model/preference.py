@@ -8,7 +8,8 @@ own, so it exists for every base model and can never be typed, sampled or confus
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,16 +122,23 @@ def _layout(row: Judged) -> tuple[list[int], list[int], list[int], list[int]]:
     return ids, branch, positions, at
 
 
-def by_length(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices in groups of like sizes whose padded total stays within `tokens` (at least one)."""
-    group: list[int] = []
-    for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
-        if group and sizes[i] * (len(group) + 1) > tokens:
-            yield group
-            group = []
-        group.append(i)
-    if group:
-        yield group
+def by_length(sizes: Sequence[int], tokens: int) -> list[list[int]]:
+    """Indices in groups of like sizes whose padded total stays within `tokens` (at least one).
+
+    There are as few groups as that allows, and they are as even as they can be: a small one at the
+    end would be one more shape of product to write code for (kernels.recurring)."""
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+
+    def within(room: int) -> list[list[int]]:
+        groups: list[list[int]] = []
+        for i in order:
+            if not groups or sizes[i] * (len(groups[-1]) + 1) > room:
+                groups.append([])
+            groups[-1].append(i)
+        return groups
+
+    fewest = len(within(tokens))
+    return within(bisect_left(range(tokens), True, key=lambda room: len(within(room)) <= fewest))
 
 
 def size_of(row: Judged) -> int:

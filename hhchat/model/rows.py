@@ -17,6 +17,8 @@ from torch import Tensor
 
 from hhchat.model.kernels import recurring
 
+LEAST = 32  # places of a line: no fewer are quicker, and each number is more code to keep
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -101,7 +103,7 @@ class Line:
         """`pads`: whether rows are wanted with more places than are real."""
         self.counts, self.copies = torch.tensor(counts), copies
         self.real = sum(counts)
-        self.size = recurring(self.real + pads)
+        self.size = recurring(max(LEAST, self.real + pads))
         sizes = self.counts[list(order)]
         self.first = torch.empty_like(self.counts)
         self.first[list(order)] = sizes.cumsum(0) - sizes
