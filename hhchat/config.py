@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hhchat.gate import GateRules
 from hhchat.settings import (
@@ -28,6 +28,9 @@ from hhchat.settings import (
     type_name,
 )
 from hhchat.types import BadInput, nearest
+
+if TYPE_CHECKING:
+    from hhchat.protocols import Trainer
 
 Origin = Literal["default", "file", "environment", "flag"]
 
@@ -340,37 +343,38 @@ def all_fields() -> list[tuple[str, Any]]:
     return [(name, f) for name, cls in SECTIONS.items() for f in option_fields(cls)]
 
 
-def describe(config: Config) -> list[dict[str, Any]]:
-    """One record a setting: what it is, where it came from, and its sentence."""
+def describe(config: Config, trainers: Sequence[Trainer] = ()) -> list[dict[str, Any]]:
+    """One record a setting: what it is, where it came from, and its sentence.
+
+    All of those of `trainers`; of others what is set, which says no more than their files do."""
     rows: list[dict[str, Any]] = []
-    for section, f in all_fields():
-        key = f"{section}.{f.name}"
+
+    def add(section: str, name: str, value: Any, kind: str, choices: list[Any], doc: str) -> None:
+        key = f"{section}.{name}"
         rows.append(
             {
                 "key": key,
-                "value": getattr(getattr(config, section), f.name),
+                "value": value,
                 "origin": config.origins.get(key, "default"),
-                "variable": f"HHCHAT_{section}_{f.name}".upper(),
-                "type": type_name(SECTIONS[section], f.name),
-                "choices": list(choices_of(f)),
-                "doc": f.metadata.get("doc", ""),
+                "variable": f"HHCHAT_{section}_{name}".upper().replace("-", "_"),
+                "type": kind,
+                "choices": choices,
+                "doc": doc,
             }
         )
-    raw: dict[str, Mapping[str, Any]] = {"pool": config.pool, "weights": config.weights}
-    for section, values in {**raw, **config.tables}.items():
+
+    typed = {name: getattr(config, name) for name in SECTIONS} | {t.name: t for t in trainers}
+    for section, settings in typed.items():
+        for f in option_fields(type(settings)):
+            kind = type_name(type(settings), f.name)
+            value = getattr(settings, f.name)
+            add(section, f.name, value, kind, list(choices_of(f)), f.metadata.get("doc", ""))
+    for section, values in {"pool": config.pool, "weights": config.weights}.items():
         for name, value in values.items():
-            key = f"{section}.{name}"
-            rows.append(
-                {
-                    "key": key,
-                    "value": value,
-                    "origin": config.origins.get(key, "default"),
-                    "variable": f"HHCHAT_{section}_{name}".upper().replace("-", "_"),
-                    "type": "float" if section in raw else "",
-                    "choices": [],
-                    "doc": WEIGHT_SECTIONS.get(section, f"Read by the {section} trainer."),
-                }
-            )
+            add(section, name, value, "float", [], WEIGHT_SECTIONS[section])
+    for section, values in config.tables.items():
+        for name, value in values.items() if section not in typed else ():
+            add(section, name, value, "", [], f"Read by the {section} trainer.")
     return rows
 
 

@@ -19,6 +19,7 @@ from hhchat.cli._common import (
 
 if TYPE_CHECKING:
     from hhchat.config import Config
+    from hhchat.protocols import Trainer
 
 
 class ConfigGroup(DefaultGroup):
@@ -35,12 +36,20 @@ def command() -> None:
 @json_option
 def show(keys: tuple[str, ...], as_json: bool) -> None:
     """The effective settings: default, then file, then environment."""
-    from hhchat.config import describe
+    from hhchat.config import SECTIONS, WEIGHT_SECTIONS, describe
+    from hhchat.plugins import build_trainer
     from hhchat.types import BadInput, nearest
 
     config = settings()
-    rows = describe(config)
-    known = [row["key"] for row in rows] + sorted({row["key"].split(".")[0] for row in rows})
+    others = {key.split(".")[0] for key in keys} - SECTIONS.keys() - WEIGHT_SECTIONS.keys()
+    trainers: dict[str, type[Trainer]] = {}
+    if others:  # to read a trainer's own settings imports torch
+        quiet_libraries()
+        trainers = load_plugins().trainers()
+    asked = [build_trainer(cls, config.table(t)) for t, cls in trainers.items() if t in others]
+    rows = describe(config, asked)
+    heads = {row["key"].split(".")[0] for row in rows} | trainers.keys()
+    known = [row["key"] for row in rows] + sorted(heads)
     for key in keys:
         if key not in known:
             raise BadInput(f"there is no setting {key!r}: {nearest(key, known)}")
@@ -61,6 +70,8 @@ def show(keys: tuple[str, ...], as_json: bool) -> None:
         say(f"{name} = {_toml(row['value'])}{where}")
         if row["doc"]:
             say(f"    {row['doc']}")
+    if not keys:
+        say("\n# the settings of a stage of training: hhchat config show pm")
 
 
 @command.command("path")
@@ -136,4 +147,4 @@ def _check(config: Config, key: str) -> None:
 def _toml(value: Any) -> str:
     from hhchat.config_file import toml_value
 
-    return toml_value(value)
+    return "none" if value is None else toml_value(value)

@@ -212,6 +212,18 @@ def test_show(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "did you mean 'chat.top_p'?" in run("config", "show", "chat.topp").err
 
 
+def test_a_trainers_settings_are_shown_with_what_they_do_before_one_is_set(run: Run) -> None:
+    rows = {row["key"]: row for row in run("config", "show", "ppo", "--json").ok().lines}
+    assert rows["ppo.epochs"]["origin"] == "default"
+    assert all(key.startswith("ppo.") and row["doc"] for key, row in rows.items())
+    run("config", "set", "ppo.clip", "0.1").ok()
+    text = run("config", "show", "ppo.clip", "best-of-k").ok().out
+    assert "clip = 0.1  (from the file)" in text
+    assert "[best-of-k]" in text
+    assert "epochs" not in run("config", "show", "chat", "ppo.clip").ok().out
+    assert "did you mean 'ppo.epochs'?" in run("config", "show", "ppo.epoch").err
+
+
 def test_set_keeps_the_users_lines(run: Run, home: Path) -> None:
     home.mkdir()
     path = home / "config.toml"
