@@ -33,6 +33,10 @@ from hhchat.model.preference import ScalarHead
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
 
+# Comparisons from which a second pass is worth it: the preference model of fewer is wrong in what a
+# policy then learns, a user who likes brief replies losing a fifth of the facts (docs/log.md).
+ENOUGH = 230
+
 
 @dataclass(frozen=True)
 class PPO(PolicySettings):
@@ -41,7 +45,12 @@ class PPO(PolicySettings):
     name: ClassVar[str] = "ppo"
 
     minibatches: int = setting(2, "Minibatches an epoch.", low=1)
-    epochs: int = setting(1, "Passes over each batch: the paper's K (1, 2 or 4).", low=1)
+    epochs: int | None = setting(
+        None,
+        f"Passes over each batch: the paper's K (1, 2 or 4); none: 2 from {ENOUGH} usable training "
+        "comparisons on, 1 below.",
+        low=1,
+    )
     value_rate: float = setting(2.0, "Learning rate of the value role, times learning_rate.", low=0)
     clip: float = setting(0.2, "PPO's epsilon.", low=0.0)
     value_clip: float = setting(0.2, "Clip of the value's move from its rollout value.", low=0.0)
@@ -73,6 +82,7 @@ class Learner(PolicyLearner):
             "head": self.head.to(self.model.device),
         }
         self.beta = hyper.beta
+        self.epochs = hyper.epochs or (2 if len(context.comparisons) >= ENOUGH else 1)
         self.optimise({"policy": 1.0, "value": hyper.value_rate, "head": hyper.value_rate})
 
     def update(self, update: int) -> tuple[dict[str, float], Sequence[Response]]:
@@ -116,7 +126,7 @@ class Learner(PolicyLearner):
         hyper = self.hyper
         sums = {"policy_loss": 0.0, "value_loss": 0.0, "clipped": 0.0, "tokens": 0.0}
         first_ratio: float | None = None
-        batches = self.minibatches(update, len(responses), hyper.epochs, hyper.minibatches)
+        batches = self.minibatches(update, len(responses), self.epochs, hyper.minibatches)
         for chosen in batches:
             step = self.minibatch(responses, scored, advantages, returns, chosen)
             first_ratio = step["ratio_error"] if first_ratio is None else first_ratio

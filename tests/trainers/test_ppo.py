@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import trainer_world as tw
-from hhchat_trainers import policy, readings, state
+from hhchat_trainers import policy, ppo, readings, state
 from hhchat_trainers.rollout import roll_out, tensors
 from safetensors.torch import load_file
 
@@ -108,6 +108,18 @@ def test_the_value_begins_as_the_preference_model_reads_and_with_no_opinion(worl
     ran = world.train(tw.ppo(updates=8, batch=32, epochs=4, learning_rate=1e-3), "watched")
     assert ran.values("explained_variance")[0] == pytest.approx(0.0, abs=1e-6)
     assert sum(ran.values("explained_variance")[-3:]) / 3 > 0
+
+
+def test_a_batch_is_gone_over_twice_where_there_are_comparisons_enough(world):
+    def passes(name, count, **changes):
+        many = (world.comparisons * 10)[:count]
+        hyper = tw.ppo(**{"minibatches": 1, "epochs": None, **changes})
+        found = sealed_after(replace(world, comparisons=many), name, hyper)
+        return found["adam/steps"].unique().tolist()
+
+    assert passes("few", ppo.ENOUGH - 1) == [1]
+    assert passes("enough", ppo.ENOUGH) == [2]
+    assert passes("told", ppo.ENOUGH, epochs=3) == [3]
 
 
 def test_what_hardly_matters_to_the_loss_hardly_moves_in_the_first_update(world):
