@@ -33,8 +33,9 @@ from hhchat.model.preference import ScalarHead
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
 
-# Comparisons from which a second pass is worth it: the preference model of fewer is wrong in what a
-# policy then learns, a user who likes brief replies losing a fifth of the facts (docs/log.md).
+# Comparisons from which a second pass over a batch is worth it. On 300 picks (260 of them here) it
+# wins 1.4 points and loses nothing; on 100 it wins none, and who likes brief replies loses 13 points
+# of facts for 4: it learns what the preference model is wrong in (docs/log.md).
 ENOUGH = 230
 
 
