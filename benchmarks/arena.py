@@ -17,6 +17,8 @@ from typing import Any
 
 from benchmarks.common import ROOT, cache, median
 
+AS_STARTED = dict(os.environ)  # before hhchat sets what is for itself: peers run as they run
+
 
 class Failed(Exception):
     """A contestant could not be set up or died; the message is for the report."""
@@ -41,9 +43,9 @@ class Contestant:
         self.name = name
         self.steps: list[dict[str, float]] = []
         self.memory: dict[str, float] = {}
-        paths = [*map(str, path), str(ROOT), os.environ.get("PYTHONPATH", "")]
+        paths = [*map(str, path), str(ROOT), AS_STARTED.get("PYTHONPATH", "")]
         environment = {
-            **os.environ,
+            **AS_STARTED,
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             "HF_HUB_OFFLINE": "1",

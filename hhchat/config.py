@@ -301,18 +301,25 @@ def _trainer_tables(document: Mapping[str, Any], env: Mapping[str, str]) -> tupl
     """Names that may head a trainer's table: the stages asked for, and every installed trainer.
 
     Installed trainers are read from entry-point metadata, without importing any of them, and
-    only when there is a section that is not ours.
+    only when there is a section or a variable that is not ours.
     """
     train = document.get("train")
     stages = train.get("stages", ()) if isinstance(train, dict) else ()
     named = {s for s in stages if isinstance(s, str)} if isinstance(stages, list) else set()
     named |= {s.strip() for s in env.get("HHCHAT_TRAIN_STAGES", "").split(",") if s.strip()}
     named |= {"pm", "ppo", "best-of"}
-    if any(name not in SECTIONS and name not in WEIGHT_SECTIONS for name in document):
-        from importlib.metadata import entry_points
-
-        named |= {entry.name for entry in entry_points(group="hhchat.trainers")}
+    variables = (v for v in env if v.startswith("HHCHAT_") and v not in RESERVED)
+    heads = {*document, *(v.lower().split("_")[1] for v in variables)}
+    if heads - SECTIONS.keys() - WEIGHT_SECTIONS.keys():
+        named |= installed_trainers()
     return tuple(sorted(named))
+
+
+def installed_trainers() -> set[str]:
+    """Names of the installed trainers, from metadata: none is imported."""
+    from importlib.metadata import entry_points
+
+    return {entry.name for entry in entry_points(group="hhchat.trainers")}
 
 
 def _environment(env: Mapping[str, str], trainers: Sequence[str]) -> list[tuple[str, str, str]]:

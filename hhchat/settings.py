@@ -102,7 +102,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         options = [a for a in typing.get_args(hint) if a is not type(None)]
-        if value is None or (isinstance(value, Text) and value.lower() in ("", "none")):
+        # a file, which has no word for it, may say "none" where no text is meant
+        said = isinstance(value, Text) or (isinstance(value, str) and str not in options)
+        if value is None or (said and value.lower() in ("", "none")):
             return None
         for option in options:
             try:

@@ -8,7 +8,7 @@ every policy trainer's (policy.py). Policy, reference and value are LoRA roles o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hhchat_trainers.descent import total_of
@@ -114,6 +114,11 @@ class Learner(PolicyLearner):
             # never below where it began: early on KL is small and would talk beta down to nothing
             self.beta = max(hyper.beta, adapt_beta(self.beta, float(kl.mean()), hyper.target_kl))
         return readings, responses
+
+    def finish(self) -> StageResult:
+        """What the run made, and how many passes it took."""
+        made = super().finish()
+        return replace(made, info={**made.info, "epochs": self.epochs})
 
     def learn(
         self,

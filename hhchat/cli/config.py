@@ -36,11 +36,15 @@ def command() -> None:
 @json_option
 def show(keys: tuple[str, ...], as_json: bool) -> None:
     """The effective settings: default, then file, then environment."""
-    from hhchat.config import SECTIONS, WEIGHT_SECTIONS, describe
+    from hhchat.config import SECTIONS, WEIGHT_SECTIONS, describe, installed_trainers
     from hhchat.plugins import build_trainer
     from hhchat.types import BadInput, nearest
 
     config = settings()
+    heads = {*SECTIONS, *WEIGHT_SECTIONS, *config.tables, *installed_trainers(), "best-of"}
+    for key in keys:
+        if (head := key.split(".")[0]) not in heads:
+            raise BadInput(f"there is no section {head!r}: {nearest(head.lower(), sorted(heads))}")
     others = {key.split(".")[0] for key in keys} - SECTIONS.keys() - WEIGHT_SECTIONS.keys()
     trainers: dict[str, type[Trainer]] = {}
     if others:  # to read a trainer's own settings imports torch
@@ -48,11 +52,11 @@ def show(keys: tuple[str, ...], as_json: bool) -> None:
         trainers = load_plugins().trainers()
     asked = [build_trainer(cls, config.table(t)) for t, cls in trainers.items() if t in others]
     rows = describe(config, asked)
-    heads = {row["key"].split(".")[0] for row in rows} | trainers.keys()
-    known = [row["key"] for row in rows] + sorted(heads)
+    known = [row["key"] for row in rows]
     for key in keys:
-        if key not in known:
-            raise BadInput(f"there is no setting {key!r}: {nearest(key, known)}")
+        if "." in key and key not in known:
+            mine = [k for k in known if k.split(".")[0] == key.split(".")[0]]
+            raise BadInput(f"there is no setting {key!r}: {nearest(key.lower(), mine or known)}")
     if keys:
         rows = [r for r in rows if r["key"] in keys or r["key"].split(".")[0] in keys]
     if as_json:

@@ -89,7 +89,7 @@ def _train(
         if dry_run:
             from hhchat.preflight import plan
 
-            told = plan(store, config, plugins)
+            told = plan(store, config, plugins, stages=config.train.stages if stages else None)
             if as_json:
                 emit(plan_record(told))
             else:

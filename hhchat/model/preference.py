@@ -125,8 +125,8 @@ def _layout(row: Judged) -> tuple[list[int], list[int], list[int], list[int]]:
 def by_length(sizes: Sequence[int], tokens: int) -> list[list[int]]:
     """Indices in groups of like sizes whose padded total stays within `tokens` (at least one).
 
-    There are as few groups as that allows, and they are as even as they can be: a small one at the
-    end would be one more shape of product to write code for (kernels.recurring)."""
+    There are as few groups as that allows, and the largest is as small as it can be: some large and
+    a small one are one more shape of product to write code for (kernels.recurring)."""
     order = sorted(range(len(sizes)), key=lambda i: sizes[i])
 
     def within(room: int) -> list[list[int]]:
@@ -137,8 +137,9 @@ def by_length(sizes: Sequence[int], tokens: int) -> list[list[int]]:
             groups[-1].append(i)
         return groups
 
-    fewest = len(within(tokens))
-    return within(bisect_left(range(tokens), True, key=lambda room: len(within(room)) <= fewest))
+    most = min(tokens, len(sizes) * max(sizes, default=0))
+    fewest = len(within(most))
+    return within(bisect_left(range(most), True, key=lambda room: len(within(room)) <= fewest))
 
 
 def size_of(row: Judged) -> int:

@@ -222,6 +222,22 @@ def test_a_trainers_settings_are_shown_with_what_they_do_before_one_is_set(run: 
     assert "[best-of-k]" in text
     assert "epochs" not in run("config", "show", "chat", "ppo.clip").ok().out
     assert "did you mean 'ppo.epochs'?" in run("config", "show", "ppo.epoch").err
+    for wrong, meant in (("PPO", "ppo"), ("pp", "ppo"), ("chats.top_p", "chat")):
+        ran = run("config", "show", wrong)
+        assert (ran.code, f"did you mean {meant!r}?" in ran.err) == (2, True)
+
+
+def test_a_setting_goes_back_to_none_by_command_and_by_variable(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("config", "set", "ppo.epochs", "3").ok()
+    run("config", "set", "ppo.epochs", "none").ok()
+    assert "epochs = none  (from the file)" in run("config", "show", "ppo.epochs").ok().out
+    assert "must be an integer" in run("config", "set", "ppo.epochs", "no").err
+    monkeypatch.setenv("HHCHAT_PPO_EPOCHS", "2")
+    assert "epochs = 2  (from the environment)" in run("config", "show", "ppo.epochs").ok().out
+    monkeypatch.setenv("HHCHAT_BEST_OF_K_UPDATES", "5")
+    assert "updates = 5  (from the env" in run("config", "show", "best-of-k.updates").ok().out
 
 
 def test_set_keeps_the_users_lines(run: Run, home: Path) -> None:

@@ -254,7 +254,7 @@ def test_batches_by_length_hold_every_row_once_within_the_budget(sizes, tokens):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=7), st.integers(1, 120))
-def test_batches_by_length_are_as_few_and_as_even_as_can_be(sizes, tokens):
+def test_batches_by_length_are_as_few_as_can_be_and_the_largest_as_small(sizes, tokens):
     groups = by_length(sizes, tokens)
     order = sorted(range(len(sizes)), key=lambda i: sizes[i])
     ways = []  # every way to cut the rows, from short to long, into batches

@@ -120,6 +120,7 @@ def test_a_batch_is_gone_over_twice_where_there_are_comparisons_enough(world):
     assert passes("few", ppo.ENOUGH - 1) == [1]
     assert passes("enough", ppo.ENOUGH) == [2]
     assert passes("told", ppo.ENOUGH, epochs=3) == [3]
+    assert ppo.PPO().epochs is None
 
 
 def test_what_hardly_matters_to_the_loss_hardly_moves_in_the_first_update(world):
