@@ -41,21 +41,21 @@ def show(keys: tuple[str, ...], as_json: bool) -> None:
     from hhchat.types import BadInput, nearest
 
     config = settings()
-    heads = {*SECTIONS, *WEIGHT_SECTIONS, *config.tables, *installed_trainers(), "best-of"}
-    for key in keys:
-        if (head := key.split(".")[0]) not in heads:
-            raise BadInput(f"there is no section {head!r}: {nearest(head.lower(), sorted(heads))}")
-    others = {key.split(".")[0] for key in keys} - SECTIONS.keys() - WEIGHT_SECTIONS.keys()
+    ours = {*SECTIONS, *WEIGHT_SECTIONS}
+    heads = ours | {*config.tables, *installed_trainers()}
+    asked_of = {key.partition(".")[0] for key in keys}
+    for head in sorted(asked_of - heads):
+        raise BadInput(f"there is no section {head!r}: {nearest(head.lower(), sorted(heads))}")
     trainers: dict[str, type[Trainer]] = {}
-    if others:  # to read a trainer's own settings imports torch
+    if asked_of - ours:  # to read a trainer's own settings imports torch
         quiet_libraries()
         trainers = load_plugins().trainers()
-    asked = [build_trainer(cls, config.table(t)) for t, cls in trainers.items() if t in others]
+    asked = [build_trainer(cls, config.table(t)) for t, cls in trainers.items() if t in asked_of]
     rows = describe(config, asked)
     known = [row["key"] for row in rows]
     for key in keys:
         if "." in key and key not in known:
-            mine = [k for k in known if k.split(".")[0] == key.split(".")[0]]
+            mine = [k for k in known if k.startswith(f"{key.partition('.')[0]}.")]
             raise BadInput(f"there is no setting {key!r}: {nearest(key.lower(), mine or known)}")
     if keys:
         rows = [r for r in rows if r["key"] in keys or r["key"].split(".")[0] in keys]

@@ -83,13 +83,14 @@ def _train(
         warm_start=warm_start or None,
         **flags,
     )
+    named_stages = config.train.stages if stages else None  # else a stage may step aside
     quiet_libraries()
     plugins = load_plugins()
     with open_store(reading=dry_run) as store:
         if dry_run:
             from hhchat.preflight import plan
 
-            told = plan(store, config, plugins, stages=config.train.stages if stages else None)
+            told = plan(store, config, plugins, stages=named_stages)
             if as_json:
                 emit(plan_record(told))
             else:
@@ -103,7 +104,7 @@ def _train(
                 store,
                 config,
                 plugins,
-                stages=config.train.stages if stages else None,
+                stages=named_stages,
                 seed=seed,
                 resume=resume,
                 warm_start=warm_start,
