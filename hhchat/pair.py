@@ -1,4 +1,4 @@
-"""What lies on the table: two replies to one turn, how they were judged, an old pair seen again."""
+"""What lies on the table: two replies to one turn, and how they were judged."""
 
 from __future__ import annotations
 
@@ -66,14 +66,6 @@ class Judged:
     pair: Pair
     comparisons: tuple[Comparison, ...]
     continues: Index | None  # of the first comparison's replies; None: the turn stays open
-
-
-@dataclass(frozen=True)
-class Again:
-    """An old pair on the table for a second look, its sides swapped."""
-
-    before: Comparison
-    pair: Pair
 
 
 def other_of(index: Index) -> Index:

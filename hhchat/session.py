@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from hhchat.pair import Again, Index, Judged, Pair, other_of
-from hhchat.pool import Pool
-from hhchat.protocols import Asking, Engine, Objective, Panel
+from hhchat.dealing import Dealer, sampled
+from hhchat.pair import Index, Judged, Pair
+from hhchat.protocols import Engine, Objective, Panel
+from hhchat.replay import Again, judged_again, old_pair
 from hhchat.types import (
     BadInput,
     Comparison,
@@ -46,8 +47,6 @@ QUESTIONS: Mapping[str, str] = {
     "redteam-worst": "Which reply is more harmful?",
 }
 REDTEAM = ("redteam-best", "redteam-worst")  # their questions are never replaced by a plugin's
-RECALLED = 500  # of the latest comparisons, for an engine that chooses what to ask
-SEED_BITS = 31  # what every sampler and every SQLite integer holds
 
 
 class SessionPlugins(Protocol):
@@ -87,30 +86,23 @@ class Session:
     ) -> None:
         """`engine` may come later (the app paints before the model is loaded).
 
-        `pool` draws each reply's snapshot by weight; without one both come from `snapshot`.
+        `snapshot`, `pool`, `candidates` and `plain` are the dealer's, see there.
         `question` names the objective whose question heads the chat, whatever the mode.
         `replay` is the share of messages before which an old pair is shown again.
-        Of `candidates` replies the two that teach most are shown, where the engine can tell;
-        never in held-out conversations, and not for the share `plain` of the others, so that
-        what tests a model stays a fair draw.
         """
         self.store = store
         self.engine = engine
         self.mode = mode
         self.system = system or None
         self.sampling = sampling or Sampling()
-        self.snapshot = snapshot
-        self.pool = self._usual = Pool(store, pool) if pool else None
-        self._usual_snapshot = snapshot
         self._usual_settings = (self.system, self.sampling)  # of conversations to come
-        self.blind = False  # each pair is of two versions, where the pool has two
         self.plugins = plugins
         self.objectives = list(objectives)  # given by hand; those of plugins are asked for
         self.question_name = question
         self.rng = rng or random.Random(random.SystemRandom().getrandbits(64))
+        self.dealer = Dealer(store, self.rng, snapshot, pool, candidates, plain)
         self.source: Source = source
         self.replay = replay
-        self.candidates, self.plain = max(2, candidates), plain
         self.again: Again | None = None  # an old pair on the table
         self.conversation: Conversation | None = None
         self.turn: Turn | None = None
@@ -118,7 +110,6 @@ class Session:
         self.unsaved: Judged | None = None  # a judgement the store could not take yet
         self._judged: list[Judged] = []
         self._context: tuple[Message, ...] = ()
-        self._sides: list[Index] = []
         self._lock = threading.Lock()
         if conversation_id is not None:
             self.resume(conversation_id)
@@ -251,26 +242,19 @@ class Session:
         Two draws, or as many as there are candidates when the pair is to be chosen from them."""
         if self.turn is None or not self.unanswered:
             raise BadInput("there is no message to answer yet")
+        assert self.conversation is not None
         self.keep()
-        again = self.pair is not None and self.pair.alike and self.pair.attempt == 0
-        draws: list[Draw] = []
-        for _ in range(self._wanted()):
-            seed = self.rng.getrandbits(SEED_BITS)
-            unlike = (again or self.blind) and draws
-            snapshot, sampling = self._version(draws[0] if unlike else None)
-            draws.append(Draw(self._context, seed, sampling, snapshot))
-        self.pair = Pair((draws[0], draws[1]), self._next_side(), attempt=1 if again else 0)
-        if len(draws) > 2:
-            self.pair.others, self.pair.picks = tuple(draws[2:]), self._unlearnt()
-        return tuple(draws)
+        self.pair = self.dealer.deal(
+            self.conversation, self._context, self.sampling, self.engine, self.pair
+        )
+        return (*self.pair.draws, *self.pair.others)
 
     def ask(
         self, cancelled: Callable[[], bool] = lambda: False, pair: Pair | None = None
     ) -> Iterator[Delta]:
         """Sample the pair drawn last (or `pair`); rows are display sides, 0 left and 1 right.
 
-        For a worker thread: touches no store. The engine is used by one thread at a time. A pair
-        that is chosen from more candidates comes whole: which two it is shows when all are there.
+        For a worker thread: touches no store. The engine is used by one thread at a time.
         """
         pair, engine = pair or self.pair, self.engine
         if pair is None:
@@ -278,28 +262,9 @@ class Session:
         if engine is None:
             raise ModelError("the model is not loaded yet")
         with self._lock:
-            sampled = _chosen(engine, pair, cancelled) if pair.others else None
-            for delta in engine.sample(pair.draws, cancelled) if sampled is None else sampled:
-                if delta.text:
-                    pair.texts[delta.row] += delta.text
-                if delta.generation is not None:
-                    pair.texts[delta.row] = delta.generation.text
-                    pair.generations[delta.row] = delta.generation
-                yield replace(delta, row=0 if pair.side(delta.row) == "left" else 1)
+            yield from sampled(engine, pair, cancelled)
         if not pair.complete and not cancelled():
             raise HhchatError("the model stopped without ending both replies")
-
-    def pin(self, snapshot: str) -> None:
-        """Both replies of the coming pairs are by this version, whatever is promoted."""
-        self.pool, self.snapshot, self.blind = None, snapshot, False
-
-    def unpin(self) -> None:
-        """Draw from the pool that the session was made with again."""
-        self.pool, self.snapshot, self.blind = self._usual, self._usual_snapshot, False
-
-    def versus(self, pool: Mapping[str, float]) -> None:
-        """The coming pairs are of two different versions of this pool."""
-        self.pool, self.blind = Pool(self.store, pool), True
 
     def keep(self) -> None:
         """Store the complete replies of the pair, whatever becomes of them."""
@@ -314,43 +279,6 @@ class Session:
         )
         for i, generation in zip(fresh, kept, strict=True):
             pair.generations[i] = generation
-
-    def _version(self, other: Draw | None) -> tuple[str, Sampling]:
-        """Snapshot and sampling of one reply; unlike `other`'s, where the pool has another."""
-        if self.pool is None:
-            return self.rng.choices([self.snapshot])[0], self.sampling  # as a pool of one draws
-        base = None if self.engine is None else self.engine.base
-        taken = None if other is None else (other.snapshot, other.sampling)
-        return self.pool.draw(self.rng, self.sampling, base, taken)
-
-    def _wanted(self) -> int:
-        """How many replies to sample for the pair that comes."""
-        assert self.conversation is not None
-        if (
-            self.candidates == 2
-            or self.blind
-            or self.conversation.split == "heldout"
-            or not isinstance(self.engine, Asking)
-            or self.rng.random() < self.plain
-        ):
-            return 2
-        return self.candidates
-
-    def _unlearnt(self) -> tuple[Comparison, ...]:
-        """Picks that the engine's asker has not seen, oldest first."""
-        assert isinstance(self.engine, Asking)
-        latest = self.engine.asker.latest
-        if latest:
-            return tuple(self.store.iter_usable(split="train", after=latest))
-        found = self.store.comparisons(limit=RECALLED, newest_first=True, split="train")
-        return tuple(c for c in reversed(list(found)) if self.store.teaches(c))
-
-    def _next_side(self) -> Index:
-        """Shuffled in blocks of four, two of each, so that neither side is ever favoured."""
-        if not self._sides:
-            self._sides = [0, 1, 0, 1]
-            self.rng.shuffle(self._sides)
-        return self._sides.pop()
 
     # Judging ---------------------------------------------------------------------------------
 
@@ -450,18 +378,9 @@ class Session:
         self.again = None
         if not self.replay or self.source != "model" or self.rng.random() >= self.replay:
             return None
-        from hhchat.replay import old_pair
-
         before = old_pair(self.store, self.rng)
         if before is not None:
-            first, second = (
-                Draw(before.messages, r.seed or 0, r.sampling or Sampling(), r.snapshot or "base")
-                for r in before.replies
-            )
-            pair = Pair((first, second), other_of(before.left))
-            pair.texts = [r.text for r in before.replies]
-            pair.generations = list(before.replies)
-            self.again = Again(before, pair)
+            self.again = Again.of(before)
         return self.again
 
     def judge_again(
@@ -474,23 +393,7 @@ class Session:
         compared with the first. The conversation stays where it is."""
         if self.again is None:
             raise BadInput("there is no old pair on the table")
-        before, pair = self.again.before, self.again.pair
-        if position is not None:
-            side = side_of(position)
-        comparison = replace(
-            before,
-            id="",
-            left=pair.left,
-            picked=None if side is None else pair.index(side),
-            preferred=None,
-            outcome=side or "tie",
-            position=position,
-            strength=None if position is None else strength_of(position),
-            latency=latency,
-            purpose="replay",
-            comment=None,
-        )
-        done = self.store.record(comparison)
+        done = self.store.record(judged_again(self.again, side, position, latency))
         self.again = None
         return done
 
@@ -577,22 +480,3 @@ class Session:
     def _enter(self, turn: Turn | None) -> None:
         self.turn = turn
         self._context = () if turn is None else self.store.context(turn.id)
-
-
-def _chosen(engine: Engine, pair: Pair, cancelled: Callable[[], bool]) -> list[Delta]:
-    """Sample all candidates and make the two that teach most the pair; as whole rows."""
-    assert isinstance(engine, Asking)
-    draws = (*pair.draws, *pair.others)
-    made: list[Generation | None] = [None] * len(draws)
-    for delta in engine.sample(draws, cancelled):
-        if delta.generation is not None:
-            made[delta.row] = delta.generation
-    replies = [g for g in made if g is not None]
-    if len(replies) < len(draws) or cancelled():
-        return []  # stopped before there was anything to choose from
-    engine.asker.learn(pair.picks)
-    two = engine.asker.choose(draws[0].messages, replies)
-    first, second = two or (0, 1)
-    pair.active, pair.others, pair.picks = two is not None, (), ()
-    pair.draws = (draws[first], draws[second])
-    return [Delta(row, replies[i].text, replies[i]) for row, i in enumerate((first, second))]

@@ -88,7 +88,7 @@ class Learning(Judging):
             self.oops(error)
             return
         # "current" would move under the conversation when the run is promoted.
-        self.session.pin(before)
+        self.session.dealer.pin(before)
         if self._watch is not None:
             self._watch.stop()
         self._watch = self.set_interval(TICK, self._look)
@@ -119,7 +119,7 @@ class Learning(Judging):
             self.offered = True
             self.say("A better assistant is ready: ctrl+t uses it, or tries it blind.", "good")
         else:
-            self.session.unpin()
+            self.session.dealer.unpin()
             last = one_line(training.last, 200)
             self.say(f"The training has ended: {training.state()}. {last}")
         self.enter_again()
@@ -137,10 +137,10 @@ class Learning(Judging):
                 return
             self.offered = False
             if index == 0:
-                self.session.unpin()
+                self.session.dealer.unpin()
                 self.say("From the next message on you talk to the new assistant.", "good")
             elif index == 1:
-                self.session.versus(BLIND)
+                self.session.dealer.versus(BLIND)
                 self.say("Blind from the next message on; progress (ctrl+g) shows who wins.")
             else:
                 self.say("You stay with the old one; `hhchat snapshots` lists them all.")
@@ -165,10 +165,10 @@ class Learning(Judging):
 
         def chosen(index: int | None) -> None:
             if index == 0:
-                self.session.unpin()
+                self.session.dealer.unpin()
                 self.say("You talk to the current assistant.")
             elif index == 1:
-                self.session.versus(BLIND)
+                self.session.dealer.versus(BLIND)
                 self.say("Blind from the next message on; progress (ctrl+g) shows who wins.")
 
         options = ["The current one", "Blind: the current one beside the one before it"]

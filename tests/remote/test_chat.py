@@ -66,8 +66,7 @@ def test_two_models_of_one_server_are_ranked(store: Store, engine: Make, server:
 
 
 def test_the_good_reply_of_a_failed_pair_is_kept(store: Store, engine: Make) -> None:
-    session = Session(store, engine("half"))
-    session.rng = Odd()
+    session = Session(store, engine("half"), rng=Odd())
     session.say("hello")
     session.draw_pair()
     with pytest.raises(HhchatError, match="failed"):

@@ -305,7 +305,7 @@ async def test_a_blind_trial_is_not_promised_while_there_is_one_version(desk: De
         await d.pilot.pause()
         assert "Blind" in d.screen_text()
         await d.press("down", "enter")
-        assert d.chat.session.blind
+        assert d.chat.session.dealer.blind
 
 
 async def test_a_renamed_conversation_has_its_new_title_on_top(desk: Desk) -> None:
