@@ -11,15 +11,13 @@ local engine would sample it.
 from __future__ import annotations
 
 import os
-import queue
 import re
-import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from hhchat.openai_wire import Call, Overlong, Server, ServerError, parse_url
+from hhchat.openai_wire import Server, ServerError, parse_url
+from hhchat.remote_crew import Crew, News, Row
 from hhchat.types import (
     BadInput,
     Delta,
@@ -27,7 +25,6 @@ from hhchat.types import (
     Generation,
     Message,
     ModelError,
-    drop_oldest_turn,
     nearest,
 )
 
@@ -38,9 +35,7 @@ SNAPSHOT = "remote"  # what a reply's `snapshot` says; its `base` names the serv
 WORKERS = 4  # requests at once in `generate`
 SIDE_BY_SIDE = 8  # requests at once in `sample`: a pair, and room for `ask --n`
 POLL = 0.05  # seconds between two looks at `cancelled`
-BATCH = 64  # pieces passed on between two looks at it, while they come fast
 RETRY = 1.0  # seconds before `generate` asks again, once, for a row that failed in passing
-CUT = ("length", "max_tokens", "content_filter")  # finish reasons of a reply that did not end
 CUTS = 256  # conversations whose length is remembered to be too much for the server
 LOCAL = "local"  # `--server local`: the local model, whatever the settings say
 
@@ -112,66 +107,6 @@ def _only_model(server: Server) -> str:
     )
 
 
-@dataclass
-class _Row:
-    """What has arrived of one reply."""
-
-    draw: Draw
-    model: str
-    sent: Draw  # what the server is asked: less, when it says that this is too much for it
-    pieces: list[str] = field(default_factory=list)
-    held: str = ""  # the first half of a character whose other half is in the next event
-    size: int = 0
-
-    def add(self, text: str) -> str:
-        """Keep a piece; what of it can be shown now."""
-        text = self.held + text
-        self.held = ""
-        if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self.held = text[:-1], text[-1]
-        if any("\ud800" <= c <= "\udfff" for c in text):
-            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        self.pieces.append(text)
-        self.size += len(text)
-        return text
-
-    def ask_less(self, context: int | None) -> bool:
-        """First a quarter of the context is enough for the reply, then the oldest whole turns go;
-        False when only the last message is left. `context`: the model's, in tokens, if known."""
-        sampling = self.sent.sampling
-        room = sampling.max_new_tokens
-        if context is not None:
-            room = min(room, max(16, context // 4))
-        if room < sampling.max_new_tokens:
-            self.sent = replace(self.sent, sampling=replace(sampling, max_new_tokens=room))
-            return True
-        kept = drop_oldest_turn(self.sent.messages)
-        if kept:
-            self.sent = replace(self.sent, messages=tuple(kept))
-        return bool(kept)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
-
-    @property
-    def limit(self) -> int:
-        """Characters after which a server is taken to ignore max_tokens."""
-        return max(4096, 64 * self.draw.sampling.max_new_tokens)
-
-
-@dataclass(frozen=True)
-class _News:
-    """What a reading thread has to say: a piece of text, or how the row ended."""
-
-    row: int
-    text: str = ""
-    ended: bool = False
-    finished: bool = False
-    again: bool = False  # the row starts afresh: forget its text
-    error: ServerError | None = None
-
-
 class RemoteEngine:
     """Samples from a server's model. Draws of "current" and "base" go to the model it was made
     with, draws of "remote:NAME" to another model of the same server."""
@@ -236,8 +171,8 @@ class RemoteEngine:
     def _base(self, model: str) -> str:
         return f"server:{self.server.name}/{model}"
 
-    def _rows(self, draws: Sequence[Draw]) -> list[_Row]:
-        return [_Row(draw, self._model(draw), self._fitting(draw)) for draw in draws]
+    def _rows(self, draws: Sequence[Draw]) -> list[Row]:
+        return [Row(draw, self._model(draw), self._fitting(draw)) for draw in draws]
 
     def _fitting(self, draw: Draw) -> Draw:
         """The draw as it is worth asking: what was too long a turn ago has only grown since."""
@@ -254,7 +189,7 @@ class RemoteEngine:
                 )
         return draw
 
-    def _remember_cut(self, row: _Row) -> None:
+    def _remember_cut(self, row: Row) -> None:
         asked, sent = row.draw, row.sent
         if sent is asked:
             return
@@ -277,7 +212,7 @@ class RemoteEngine:
             )
         return self.model
 
-    def _generation(self, row: _Row, finished: bool) -> Generation:
+    def _generation(self, row: Row, finished: bool) -> Generation:
         if row.held:  # its other half never came
             row.held = ""
             row.add("\ufffd")
@@ -294,17 +229,17 @@ class RemoteEngine:
 
     def _ask(
         self,
-        rows: Sequence[_Row],
+        rows: Sequence[Row],
         workers: int,
         cancelled: Callable[[], bool],
         retry: float | None = None,
-    ) -> Generator[_News, None, None]:
+    ) -> Generator[News, None, None]:
         """Ask for every row, at most `workers` at once; each ends with one `ended`.
 
         Threads are daemons that hold nothing but a socket: on cancel, or when nobody listens any
         more, their sockets are shut and they end by themselves.
         """
-        crew = _Crew(self, rows, retry)
+        crew = Crew(self.server, rows, retry)
         crew.start(min(workers, len(rows)))
         open_rows = set(range(len(rows)))
         try:
@@ -317,135 +252,7 @@ class RemoteEngine:
                     yield news
                 if stop:
                     for row in sorted(open_rows):
-                        yield _News(row, ended=True)
+                        yield News(row, ended=True)
                     return
         finally:
             crew.halt()
-
-
-class _Crew:
-    """The threads that read connections, and what they have heard."""
-
-    def __init__(self, engine: RemoteEngine, rows: Sequence[_Row], retry: float | None) -> None:
-        self.engine, self.rows, self.retry = engine, rows, retry
-        self.news: queue.SimpleQueue[_News] = queue.SimpleQueue()
-        self._todo = iter(range(len(rows)))
-        self._calls: set[Call] = set()
-        self._lock = threading.Lock()
-        self._halted = threading.Event()
-
-    def start(self, workers: int) -> None:
-        for _ in range(workers):
-            threading.Thread(target=self._work, name="hhchat-remote", daemon=True).start()
-
-    def heard(self, wait: float) -> list[_News]:
-        """What has been heard since it was last asked; waits for the first of it."""
-        found = []
-        try:
-            found.append(self.news.get(timeout=wait) if wait else self.news.get_nowait())
-            while len(found) < BATCH:
-                found.append(self.news.get_nowait())
-        except queue.Empty:
-            pass
-        return found
-
-    def halt(self) -> None:
-        self._halted.set()
-        with self._lock:
-            calls = list(self._calls)
-        for call in calls:
-            call.close()
-
-    def _work(self) -> None:
-        while not self._halted.is_set():
-            with self._lock:
-                row = next(self._todo, None)
-            if row is None:
-                return
-            self.news.put(self._row(row))
-
-    def _row(self, row: int) -> _News:
-        """Read one reply to its end, again once where that is wanted and may help."""
-        tries = 1 if self.retry is None else 2
-        for left in reversed(range(tries)):
-            try:
-                return _News(row, ended=True, finished=self._fitted(row))
-            except ServerError as error:
-                if not (left and error.transient) or self._halted.wait(self.retry):
-                    return _News(row, ended=True, error=error)
-            except Exception as error:  # a thread that dies silently would leave its row waiting
-                return _News(row, ended=True, error=self._unexpected(error))
-            self.news.put(_News(row, again=True))
-        raise AssertionError("a try returns")  # pragma: no cover
-
-    def _fitted(self, row: int) -> bool:
-        """`_stream`, of as much of the conversation as the server takes."""
-        while True:
-            try:
-                return self._stream(row)
-            except Overlong as error:
-                if self._halted.is_set() or not self.rows[row].ask_less(error.limit):
-                    raise
-
-    def _stream(self, row: int) -> bool:
-        """Pass the text of a reply on as it comes; whether it ended by itself."""
-        asked = self.rows[row]
-        call = Call(self.engine.server)
-        with self._lock:
-            self._calls.add(call)
-        size, began = 0, time.monotonic()
-        try:
-            for event in call.events("/chat/completions", body_of(asked.sent, asked.model)):
-                if event is None or self._halted.is_set():
-                    return True
-                text, reason = read_event(event)
-                size += len(text)
-                if text:
-                    self.news.put(_News(row, text))
-                if reason:
-                    return reason not in CUT
-                if size > asked.limit:
-                    return False
-        except Overlong as error:
-            if size:  # it has begun: asked again, it would begin anew
-                raise ServerError(str(error)) from None
-            raise
-        finally:
-            with self._lock:
-                self._calls.discard(call)
-        spent = time.monotonic() - began
-        raise self.engine.server.error(
-            f"ended a reply midway after {spent:.1f} s: check its log", transient=True
-        )
-
-    def _unexpected(self, error: Exception) -> ServerError:
-        return self.engine.server.error(f"could not be read ({type(error).__name__})")
-
-
-def body_of(draw: Draw, model: str) -> dict[str, Any]:
-    """The request for one draw."""
-    return {
-        "model": model,
-        "messages": [
-            # A lone surrogate is no text that JSON could carry.
-            {"role": m.role, "content": m.content.encode("utf-8", "replace").decode("utf-8")}
-            for m in draw.messages
-        ],
-        "stream": True,
-        "max_tokens": draw.sampling.max_new_tokens,
-        "temperature": draw.sampling.temperature,
-        "top_p": draw.sampling.top_p,
-        "seed": draw.seed & 0x7FFF_FFFF,  # what every server's integer holds
-    }
-
-
-def read_event(event: Mapping[str, Any]) -> tuple[str, str]:
-    """(text, finish reason) of one event, or of a whole answer; empty where it has none."""
-    choices = event.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(choice, dict):
-        return "", ""
-    told = choice.get("delta") or choice.get("message")
-    text = told.get("content") if isinstance(told, dict) else None
-    reason = choice.get("finish_reason")
-    return text if isinstance(text, str) else "", reason if isinstance(reason, str) else ""
