@@ -128,7 +128,13 @@ class Plugins:
         self.register(module, plugin.name, plugin)
 
     def register(self, plugin: object, name: str, source: Available | None = None) -> None:
-        """Add a module or object with hook implementations, under a name of its own."""
+        """Add a module or object with hook implementations, under a name of its own.
+
+        One that is there already, as a module that two entry points name, stays as it is."""
+        if self.manager.is_registered(plugin):
+            if source is not None:
+                self.loaded.append(source)
+            return
         try:
             if self.manager.has_plugin(name) and source is not None:
                 name = f"{source.distribution}:{name}"

@@ -39,15 +39,16 @@ def setting(
 
 
 def option_fields(cls: type[Any]) -> list[dataclasses.Field[Any]]:
-    """The fields of `cls` that can be set from a file."""
-    return [f for f in dataclasses.fields(cls) if f.init]
+    """The fields of `cls` that can be set from a file: none where it is no dataclass."""
+    return [f for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
 
 
 def check_key(cls: type[Any], key: str, where: str) -> None:
     """BadInput with the nearest name when `cls` has no setting `key`."""
     names = [f.name for f in option_fields(cls)]
     if key not in names:
-        raise BadInput(f"{where} has no setting {key!r}: {nearest(key, names)}")
+        advice = nearest(key, names) if names else "it has none at all"
+        raise BadInput(f"{where} has no setting {key!r}: {advice}")
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:

@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--replies", type=int, default=REPLIES)
     options = parser.parse_args()
     model = load_model(str(options.model), quantization="none")
+    model.name = "starter"  # what its files call their base, wherever it was built
     made = fit(model, exchanges_of(model, options.replies))
     made.info = {"replies": options.replies}
     made.save(options.model / "prior", dtype=torch.float16)

@@ -163,7 +163,7 @@ def _tell_plan(plan: Plan) -> None:
     for stage in plan.stages:
         say(f"\n[{stage.name}]")
         for name, value in stage.settings.items():
-            say(f"{name} = {value}")
+            say(f"{name} = {'none' if value is None else value}")
     say()
     for problem in plan.problems:
         say(f"would not start: {problem}")

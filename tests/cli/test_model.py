@@ -134,6 +134,7 @@ def test_a_dry_run_says_what_is_missing(run: Run) -> None:
     assert [stage["name"] for stage in plan["stages"]] == ["pm", "best-of"]  # few picks
     assert "would not start" in run("train", "--dry-run").ok().out
     named = run("train", "--dry-run", "--stages", "pm,rloo").ok().out
+    assert "epochs = none" in run("train", "--dry-run", "--stages", "pm,ppo").ok().out
     assert "stages      pm, rloo" in named  # as the run would: what is named does not step aside
     ran = run("train")
     assert ran.code == 1

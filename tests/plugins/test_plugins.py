@@ -80,6 +80,9 @@ def test_hook_register_trainers(plugins: Plugins) -> None:
     assert plugins.trainers() == {"toy": Toy}
     with pytest.raises(BadInput, match="no trainer is called 'tyo': did you mean 'toy'"):
         plugins.trainer("tyo", {})
+    assert isinstance(plugins.trainer("toy", {}), Toy)  # no dataclass: it has no settings
+    with pytest.raises(BadInput, match=r"\[toy\] has no setting 'rate': it has none at all"):
+        plugins.trainer("toy", {"rate": 1})
 
 
 def test_hook_register_evaluations(plugins: Plugins) -> None:
@@ -201,6 +204,18 @@ def test_the_first_of_a_name_wins(plugins: Plugins, said: list[str]) -> None:
         "plugin 'two': register_objectives: objective 'warm' is already taken by 'one'" in said[0]
     )
     assert "'preference' is already taken by 'hhchat'" in said[1]
+
+
+def test_a_module_that_two_groups_name_keeps_all_that_it_gave(
+    plugins: Plugins, said: list[str]
+) -> None:
+    warm = Objective("warm")
+    both = gives("objectives", warm)
+    for group in ("hhchat", "hhchat.trainers"):
+        plugins.register(both, "mine", Available("mine", group, "mine", "mine", "1"))
+    assert plugins.objectives() == [warm]
+    assert len(plugins.loaded) == 2
+    assert not said
 
 
 @pytest.mark.parametrize("item", [3, None, Objective(""), Objective("  "), object()])
