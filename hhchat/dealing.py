@@ -68,22 +68,27 @@ class Dealer:
 
         `before` is the pair it takes the place of, if any: after a near-identical one the two
         replies are by different versions, once, where there are any."""
-        base = None if engine is None else engine.base
         again = before is not None and before.alike and before.attempt == 0
         unlike = again or self.blind
         draws: list[Draw] = []
         for _ in range(self._wanted(conversation, engine)):
             seed = self.rng.getrandbits(SEED_BITS)
             first = (draws[0].snapshot, draws[0].sampling) if unlike and draws else None
-            if self.pool is None:
-                version = self.rng.choices([self.snapshot])[0], sampling  # as a pool of one draws
-            else:
-                version = self.pool.draw(self.rng, sampling, base, first)
-            draws.append(Draw(messages, seed, version[1], version[0]))
+            snapshot, settings = self._version(sampling, engine, first)
+            draws.append(Draw(messages, seed, settings, snapshot))
         pair = Pair((draws[0], draws[1]), self._next_side(), attempt=1 if again else 0)
         if len(draws) > 2:
             pair.others, pair.picks = tuple(draws[2:]), self._unlearnt(engine)
         return pair
+
+    def _version(
+        self, sampling: Sampling, engine: Engine | None, other: tuple[str, Sampling] | None
+    ) -> tuple[str, Sampling]:
+        """Snapshot and sampling of one reply; unlike `other`'s, where the pool has another."""
+        if self.pool is None:
+            return self.rng.choices([self.snapshot])[0], sampling  # as a pool of one draws
+        base = None if engine is None else engine.base
+        return self.pool.draw(self.rng, sampling, base, other)
 
     def _wanted(self, conversation: Conversation, engine: Engine | None) -> int:
         """How many replies to sample for the pair that comes."""
