@@ -42,6 +42,7 @@ class Contestant:
     ) -> None:
         self.name = name
         self.steps: list[dict[str, float]] = []
+        self.turns: list[list[dict[str, float]]] = []  # the kept turns, a few steps each
         self.memory: dict[str, float] = {}
         paths = [*map(str, path), str(ROOT), AS_STARTED.get("PYTHONPATH", "")]
         environment = {
@@ -98,13 +99,21 @@ class Contestant:
             self.steps.append(read)
         return read
 
+    def turn(self, steps: int, keep: bool = True) -> float:
+        """So many steps one after the other; wall seconds of one."""
+        made = [self.step(keep) for _ in range(steps)]
+        if keep:
+            self.turns.append(made)
+        return sum(s["wall"] for s in made) / steps
+
     def median(self, reading: str) -> float:
-        return median([s[reading] for s in self.steps if reading in s])
+        """Of the turns' means; of a rate, what the turn's CPU time gave."""
+        return median([_mean(t, reading) for t in self.turns if reading in t[0]])
 
     @property
     def least(self) -> float:
-        """CPU seconds of the quietest turn."""
-        return min((s["cpu"] for s in self.steps), default=float("nan"))
+        """CPU seconds of a step in the quietest turn."""
+        return min((_mean(t, "cpu") for t in self.turns), default=float("nan"))
 
     @property
     def peak(self) -> float:
@@ -112,7 +121,12 @@ class Contestant:
         return self.memory.get("peak", 0.0) - self.memory.get("imports", 0.0)
 
     def record(self) -> dict[str, Any]:
-        return {"steps": self.steps, "memory": self.memory, "peak_over_imports": self.peak}
+        return {
+            "steps": self.steps,
+            "turns": [len(t) for t in self.turns],
+            "memory": self.memory,
+            "peak_over_imports": self.peak,
+        }
 
     def close(self) -> None:
         for pipe in (self.child.stdin, self.child.stdout):
@@ -125,18 +139,36 @@ class Contestant:
             self.child.wait()
 
 
-def take_turns(contestants: Sequence[Contestant], rounds: int, warm: int = 1) -> list[str]:
-    """Give each its turns, forwards then backwards; names and reasons of those that failed."""
+def take_turns(
+    contestants: Sequence[Contestant], rounds: int, *, even: bool, warm: int = 1
+) -> list[str]:
+    """Give each its turns, forwards then backwards; names and reasons of those that failed.
+
+    A turn is one step or, where they are `even`, as many as take about as long as one of the
+    slowest contestant: where a machine's speed changes from one moment to the next, three seconds
+    now and then tell less than ten do.
+    """
     failed: dict[str, str] = {}
+    seconds: dict[str, float] = {}  # of a step, as the last turn had it
     for turn in range(-warm, rounds):
+        longest = max(seconds.values(), default=0.0)
         for c in contestants if turn % 2 == 0 else contestants[::-1]:
             if c.name in failed:
                 continue
+            quick = even and c.name in seconds
+            steps = max(1, round(longest / seconds[c.name])) if quick else 1
             try:
-                c.step(keep=turn >= 0)
+                seconds[c.name] = c.turn(steps, keep=turn >= 0)
             except Failed as error:
                 failed[c.name] = f"{c.name}: {error}"
+                seconds.pop(c.name, None)
     return list(failed.values())
+
+
+def _mean(turn: Sequence[Mapping[str, float]], reading: str) -> float:
+    if not reading.endswith("_per_s"):
+        return sum(s[reading] for s in turn) / len(turn)
+    return sum(s[reading] * s["cpu"] for s in turn) / sum(s["cpu"] for s in turn)
 
 
 def serve(kind: str, settings: Mapping[str, Any]) -> None:

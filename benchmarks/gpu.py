@@ -108,7 +108,7 @@ def run(report: Report, model: str, names: Sequence[str], options: argparse.Name
     found: dict[str, Contestant] = {}
     records: dict[str, Any] = {}
     for group in [[e] for e in entries] if alone else [entries]:
-        found |= compete(model, group, common, options, report, True)
+        found |= compete(model, group, common, options, report, True, even=False)
         records |= report.data[model]
     report.data[model] = records
     rows = {name: row_of(found[name], options) for name in names if name in found}

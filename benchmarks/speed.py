@@ -89,6 +89,8 @@ def compete(
     options: argparse.Namespace,
     report: Report,
     bf16: bool,
+    *,
+    even: bool = True,
 ) -> dict[str, Contestant]:
     """Set the contestants up, give them their turns; those that cannot run become notes."""
     ready: list[Contestant] = []
@@ -119,7 +121,7 @@ def compete(
                 )
             except Failed as error:
                 report.note(f"{part}: {entry.name} is left out: {error}")
-        for line in take_turns(ready, options.rounds):
+        for line in take_turns(ready, options.rounds, even=even):
             report.note(f"{part}: failed: {line}")
     finally:
         for c in ready:
@@ -194,9 +196,9 @@ def run_ppo(options: argparse.Namespace, report: Report, work: Path, bf16: bool)
         )
     )
     report.say(
-        "\nCPU s: median of process CPU time; least: of the quietest turn. other: in the step but"
-        " in no phase (in TRL mostly its calls of the garbage collector, whose cost does not grow"
-        " with the model)."
+        "\nCPU s: of a step, median of the turns; least: of the quietest turn. other: in the step"
+        " but in no phase (in TRL mostly its calls of the garbage collector, whose cost does not"
+        " grow with the model)."
         " seal: after the step, not in it. peak MiB: over what the imports hold.\n"
     )
     wanted = options.epochs * options.minibatches

@@ -22,7 +22,7 @@ class Here(arena.Contestant):
     """A contestant in this process: a process of its own takes seconds to import torch."""
 
     def __init__(self, name: str, kind: str, settings: Mapping[str, Any], **_: Any) -> None:
-        self.name, self.steps, self.memory = name, [], {}
+        self.name, self.steps, self.turns, self.memory = name, [], [], {}
         if settings.get("memory") is not None and name != "hhchat-int8-limited":
             raise AssertionError(f"{name} was to have no limit")
         self.made = large.KINDS[kind](settings)
