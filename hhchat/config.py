@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 Origin = Literal["default", "file", "environment", "flag"]
 
-UNNAMED = "best-of"  # a stage of best-of-k's entry point, which has one name
 
 # Variables of ours that are not settings.
 RESERVED = ("HHCHAT_HOME", "HHCHAT_CONFIG", "HHCHAT_DEBUG", "HHCHAT_LOAD_PLUGINS")
@@ -309,7 +308,7 @@ def _trainer_tables(document: Mapping[str, Any], env: Mapping[str, str]) -> tupl
     stages = train.get("stages", ()) if isinstance(train, dict) else ()
     named = {s for s in stages if isinstance(s, str)} if isinstance(stages, list) else set()
     named |= {s.strip() for s in env.get("HHCHAT_TRAIN_STAGES", "").split(",") if s.strip()}
-    named |= {"pm", "ppo", UNNAMED}
+    named |= {"pm", "ppo", "best-of"}  # the default stages, and what stands in on few picks
     variables = (v for v in env if v.startswith("HHCHAT_") and v not in RESERVED)
     heads = {*document, *(v.lower().split("_")[1] for v in variables)}
     if heads - SECTIONS.keys() - WEIGHT_SECTIONS.keys():
@@ -321,7 +320,7 @@ def installed_trainers() -> set[str]:
     """Names of the trainers there are, from metadata: none is imported."""
     from importlib.metadata import entry_points
 
-    return {UNNAMED, *(entry.name for entry in entry_points(group="hhchat.trainers"))}
+    return {entry.name for entry in entry_points(group="hhchat.trainers")}
 
 
 def _environment(env: Mapping[str, str], trainers: Sequence[str]) -> list[tuple[str, str, str]]:

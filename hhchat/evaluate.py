@@ -6,6 +6,7 @@ prompt: pairing is what makes a couple of hundred prompts enough to see a small 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -105,6 +106,7 @@ def compare(
     gauges: Mapping[str, Scorer] | None = None,
     shown: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Judged:
     """Sample both on `prompts` and measure them under the preference model and the terms.
 
@@ -120,15 +122,18 @@ def compare(
             sampled[name].extend(engine.generate(plan[start : start + CHUNK]))
             progress(sum(map(len, sampled.values())), total)
     new, old = sampled[candidate], sampled[incumbent]
-    reward = Reward(preference, terms)
+    reward = Reward(preference, terms, report=report)
     asked = {name: _exchanges(prompts, sampled[name]) for name in sampled}
     _, new_parts = reward.score(asked[candidate])
     _, old_parts = reward.score(asked[incumbent])
+    for name in reward.failed:  # on one side only it would be a gain of its own
+        new_parts[name] = old_parts[name] = [0.0] * len(prompts)
 
-    found = _gains(new_parts, old_parts, terms)
+    asked_for = _asked_for(new_parts, old_parts, terms)
+    found = _gains(new_parts, old_parts, asked_for)
     for name, gauge in (gauges or {}).items():
-        gained = _differences(gauge.score(asked[candidate]), gauge.score(asked[incumbent]))
-        found.append(stats.mean_of(f"gauge_gain_{name}", gained, "score"))
+        gained = _whole(gauge.score(asked[candidate]), gauge.score(asked[incumbent]), asked_for)
+        found.append(stats.mean_of(f"gauge_gain_{name}", gained, "sd"))
     for suffix, replies in (("", new), (INCUMBENT, old)):
         found.extend(describe(replies, suffix))
     rows: list[dict[str, object]] = [
@@ -160,29 +165,44 @@ def compare(
     return Judged(found, samples, rows, medians)
 
 
-def _gains(
+def _asked_for(
     new: Mapping[str, list[float]],
     old: Mapping[str, list[float]],
     terms: Sequence[tuple[Objective, float]],
-) -> list[Measurement]:
-    """The gain in the whole reward, in the preference model's score, and in each term.
+) -> list[float]:
+    """What each prompt gains by the terms and their weights, whoever judges the rest."""
+    gains = [(w, _differences(new[t.name], old[t.name])) for t, w in terms]
+    return [sum(w * gain[i] for w, gain in gains) for i in range(len(new["preference"]))]
 
-    The preference score has no scale of its own, the weights of terms are meant against scores
-    of spread 1: so the sum uses the score divided by its spread over the incumbent's replies.
+
+def _whole(new: Sequence[float], old: Sequence[float], asked_for: Sequence[float]) -> list[float]:
+    """The gain in a judge's scores and the terms.
+
+    Scores have no scale of their own, the weights of terms are meant against scores of spread 1:
+    so the sum has them divided by their spread over the incumbent's replies.
     """
-    weights = {term.name: weight for term, weight in terms}
+    spread = _spread(old)
+    return [g / spread + a for g, a in zip(_differences(new, old), asked_for, strict=True)]
+
+
+def _gains(
+    new: Mapping[str, list[float]], old: Mapping[str, list[float]], asked_for: Sequence[float]
+) -> list[Measurement]:
+    """The gain in the whole reward, in the preference model's score, and in each term."""
     gains = {name: _differences(new[name], old[name]) for name in new}
-    spread = _spread(old["preference"])
-    total = [
-        gain / spread + sum(weights[name] * gains[name][i] for name in weights)
-        for i, gain in enumerate(gains["preference"])
+    pm = gains.pop("preference")
+    whole = _whole(new["preference"], old["preference"], asked_for)
+    return [
+        stats.mean_of("score_gain", whole, "sd"),
+        stats.mean_of("pm_gain", pm, "score"),
+        *(stats.mean_of(f"gain_{name}", gain) for name, gain in gains.items()),
     ]
-    found = [
-        stats.mean_of("score_gain", total, "sd"),
-        stats.mean_of("pm_gain", gains["preference"], "score"),
-    ]
-    found.extend(stats.mean_of(f"gain_{name}", gains[name]) for name in weights)
-    return found
+
+
+def drift_of_choosing(k: int) -> Measurement:
+    """The most KL that saying the favourite of k replies adds: log k - (k - 1) / k
+    (2401.01879)."""
+    return Measurement("kl_best_of", math.log(k) - (k - 1) / k, unit="nats/response")
 
 
 def describe(replies: Sequence[Generation], suffix: str = "") -> list[Measurement]:

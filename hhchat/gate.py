@@ -144,17 +144,21 @@ def _gauges(report: Report, rules: GateRules) -> Iterator[str]:
 
 
 def _drift(report: Report, rules: GateRules) -> Iterator[str]:
-    kl = report.measurements.get("kl")
-    if kl is None:
+    whole = _drifted(report)
+    if whole is None:
         yield "the drift from the reference (KL) was not measured"
-        return
-    chosen = report.measurements.get("kl_best_of")  # what choosing among its replies adds at most
-    whole = kl.value + (0.0 if chosen is None else chosen.value)
-    if not whole <= rules.max_kl:
+    elif not whole <= rules.max_kl:
         yield (
             f"the policy drifted {_number(whole)} nats per response from the reference, "
             f"more than the {_number(rules.max_kl)} allowed"
         )
+
+
+def _drifted(report: Report) -> float | None:
+    """The policy's KL and what choosing among its replies adds at most."""
+    kl = report.measurements.get("kl")
+    chosen = report.measurements.get("kl_best_of")
+    return None if kl is None else kl.value + (0.0 if chosen is None else chosen.value)
 
 
 def _endings(report: Report, rules: GateRules) -> Iterator[str]:
@@ -219,7 +223,7 @@ def _praise(report: Report, policy: bool) -> Iterator[str]:
         low, high = interval(gain)
         yield (
             f"score gain {_number(gain.value)} (95%: {_number(low)} to {_number(high)}) at "
-            f"{_number(report.value('kl'))} nats per response"
+            f"{_number(_drifted(report) or 0.0)} nats per response"
         )
 
 

@@ -18,7 +18,7 @@ from hhchat import evaluate, paths
 from hhchat.backend import Backend, LocalBackend
 from hhchat.dataset import Dataset, gather, recall
 from hhchat.events import Event
-from hhchat.gate import decide
+from hhchat.gate import INCUMBENT, decide
 from hhchat.plugins import one_line
 from hhchat.preflight import (
     Plan,
@@ -251,6 +251,8 @@ class _Story:
             self.folder.forget_state()
             return self._end("failed", str(error))
         except HhchatError as error:
+            if not self.folder.worked:  # for its settings, most often: as it began it ends again
+                self.folder.forget_state()
             return self._end("failed", str(error) or type(error).__name__)
         except Exception as error:
             # A trainer may raise anything. The user gets its name and message in one line;
@@ -264,11 +266,20 @@ class _Story:
             raise _NoCandidate(results.stop)
         if results.policy is None and results.preference is None:
             raise _NoCandidate("no stage made a policy or a preference model")
+        if results.policy is None:
+            results.inherit(Resolver(self.store).folder(self._incumbent))
         with self.stop.shielded():
             snapshot = self._seal(results)
-        report, judged = self._measure(snapshot, results)
+        while True:  # until the assistant that it was measured beside is still the one in use
+            now = incumbent_of(self.store, self.run.base)
+            speaks = results.speaks or now != self._incumbent
+            report, judged = self._measure(snapshot, results, now if speaks else None)
+            if now == incumbent_of(self.store, self.run.base):
+                break
+        for name, measurement in report.measurements.items():
+            self._log(Metric(GATE, 0, name, measurement.value))
         rules = replace(self.config.gate, **self.run.data.get("gate", {}))
-        verdict = decide(report, rules, policy=results.speaks)
+        verdict = decide(report, rules, policy=speaks)
         if verdict.promote:
             vetoes = self.plugins.veto_promotion(report)
             if vetoes:
@@ -356,7 +367,7 @@ class _Story:
             "parent": parent,
             "seed": self.run.seed,
             "stages": list(self.run.stages),
-            "policy": results.policy or self._inherited(),
+            "policy": results.policy or self._adopted(results.inherited),
             "preference": results.preference,
             "best_of": results.best_of,
             "gauges": results.gauges,
@@ -368,14 +379,19 @@ class _Story:
         seal(self.folder.build, self.folder.sealed)
         return snapshot
 
-    def _inherited(self) -> str | None:
-        """A run without a policy stage keeps the incumbent's policy, copied into its snapshot."""
-        folder = Resolver(self.store)(self._incumbent)[1]
+    def _adopted(self, folder: Path | None) -> str | None:
+        """The incumbent's policy, copied: a snapshot never needs a second."""
         return self.folder.adopt(folder, "inherited") if folder is not None else None
 
-    def _measure(self, snapshot: Snapshot, results: Results) -> tuple[Report, evaluate.Judged]:
-        """The stages' own measurements, and the candidate beside the incumbent."""
+    def _measure(
+        self, snapshot: Snapshot, results: Results, beside: str | None
+    ) -> tuple[Report, evaluate.Judged]:
+        """The stages' own measurements, and the candidate `beside` an assistant; None where the
+        two say the same."""
         found = {m.name: m for m in results.measurements}
+        if results.best_of > 1:
+            drift = evaluate.drift_of_choosing(results.best_of)
+            found[drift.name] = drift
         folder = self.folder.sealed
         preference = part(folder, "preference")
         scorer = self.backend.preference(self.model, preference) if preference else None
@@ -389,14 +405,18 @@ class _Story:
         judged = evaluate.Judged()
         wanted = int(self.run.data["eval_prompts"])
         prompts = evaluate.choose(self.data.heldout_prompts, wanted, self.run.seed)
-        if results.speaks and scorer is not None and prompts:
+        if beside is not None and scorer is not None and prompts:
+            if beside != self._incumbent:
+                told = f"compared with {beside}, in use since this run began"
+                self.on_event(Event("line", GATE, text=told))
             resolver = Resolver(self.store, {snapshot.id: folder})
+            engine = self.backend.engine(self.model, resolver)
             judged = evaluate.compare(
-                self.backend.engine(self.model, resolver),
+                engine,
                 scorer,
                 prompts,
                 candidate=snapshot.id,
-                incumbent=self._incumbent,
+                incumbent=beside,
                 seed=self.run.seed,
                 max_new_tokens=int(
                     self.run.data.get("max_new_tokens", self.config.chat.max_new_tokens)
@@ -407,16 +427,19 @@ class _Story:
                     for name, where in results.gauges.items()
                 },
                 shown=int(self.run.data.get("shown_prompts", 0)),  # 0: begun by an older version
+                report=lambda text: self.on_event(Event("line", GATE, text=text)),
                 progress=lambda done, total: self.on_event(
                     Event("evaluate", GATE, done=done, total=total)
                 ),
             )
             found.update({m.name: m for m in judged.measurements})
+            for name, suffix in ((snapshot.id, ""), (beside, INCUMBENT)):
+                for m in self.plugins.measurements(engine, name, prompts, scorer):
+                    told = f"eval_{m.name}{suffix}"  # a name of the gate's is not for a plugin
+                    found[told] = replace(m, name=told)
         pairs = evaluate.pair_rows(tested, (*self.data.comparisons, *self.data.heldout))
         judged = replace(judged, pairs=pairs, replies=results.replies)
-        for name, measurement in found.items():
-            self._log(Metric(GATE, 0, name, measurement.value))
-        return Report(snapshot.id, self._incumbent, found), judged
+        return Report(snapshot.id, beside or self._incumbent, found), judged
 
     def _conclude(self, report: Report, verdict: Verdict, snapshot: Snapshot) -> Run:
         """Keep the snapshot's row, also when refused: it can be looked at and compared."""

@@ -19,12 +19,21 @@ import pluggy
 
 from hhchat import hookspecs
 from hhchat.settings import build
-from hhchat.types import BadInput, Comparison, Report, Snapshot, nearest
+from hhchat.types import (
+    BadInput,
+    Comparison,
+    HhchatError,
+    Measurement,
+    Prompt,
+    Report,
+    Snapshot,
+    nearest,
+)
 
 if TYPE_CHECKING:
     import click
 
-    from hhchat.protocols import Evaluation, Objective, Panel, Trainer
+    from hhchat.protocols import Engine, Evaluation, Objective, Panel, Scorer, Trainer
 
 APP, TRAINERS = "hhchat", "hhchat.trainers"  # entry-point groups
 GROUPS = (APP, TRAINERS)
@@ -91,7 +100,7 @@ class Plugins:
     def __post_init__(self) -> None:
         self.manager = pluggy.PluginManager("hhchat")
         self.manager.add_hookspecs(hookspecs)
-        self.loaded: list[Available] = []
+        self.loaded: dict[Available, str] = {}  # the name that its module is registered under
         self._seen: set[tuple[str, str, str]] = set()
         self._cache: dict[str, list[Any]] = {}
 
@@ -133,7 +142,7 @@ class Plugins:
         One that is there already, as a module that two entry points name, stays as it is."""
         if self.manager.is_registered(plugin):
             if source is not None:
-                self.loaded.append(source)
+                self.loaded[source] = self.manager.get_name(plugin) or name
             return
         try:
             if self.manager.has_plugin(name) and source is not None:
@@ -147,7 +156,7 @@ class Plugins:
             return
         self._cache.clear()
         if source is not None:
-            self.loaded.append(source)
+            self.loaded[source] = name
         # A misspelt hook is silent in pluggy until it is asked about.
         for attribute, implementation in found:
             marked = getattr(implementation, "hhchat_impl", None)
@@ -224,6 +233,16 @@ class Plugins:
         """Training stages by name. Loads the trainers' group, which may import torch."""
         self.load_groups((TRAINERS,))
         found: list[type[Trainer]] = self._gather("register_trainers", "trainer", ("name", "train"))
+        named = {plugin.name for plugin in self.loaded if plugin.group == TRAINERS}
+        for trainer in found:
+            owner = self.owner("trainer", trainer.name)
+            if owner in self.loaded.values() and trainer.name not in named:
+                # config.toml is read without importing a trainer: entry points are what it knows
+                self.failed(
+                    owner,
+                    f"trainer {trainer.name!r}",
+                    f"no entry point in {TRAINERS} has its name, so config.toml cannot set it",
+                )
         return {trainer.name: trainer for trainer in found}
 
     def trainer(self, name: str, table: Mapping[str, Any]) -> Trainer:
@@ -235,6 +254,23 @@ class Plugins:
 
     def evaluations(self) -> list[Evaluation]:
         return self._gather("register_evaluations", "evaluation", ("name", "measure"))
+
+    def measurements(
+        self, engine: Engine, snapshot: str, prompts: Sequence[Prompt], scorer: Scorer | None
+    ) -> list[Measurement]:
+        """What installed evaluations say of a snapshot; of one that fails, nothing."""
+        found: list[Measurement] = []
+        for evaluation in self.evaluations():
+            try:
+                made = list(evaluation.measure(engine, snapshot, prompts, scorer))
+                if not all(isinstance(m, Measurement) for m in made):
+                    raise HhchatError("it did not give measurements")
+            except Exception as error:
+                owner = self.owner("evaluation", evaluation.name)
+                self.failed(owner, f"evaluation {evaluation.name}", error)
+            else:
+                found += made
+        return found
 
     def panels(self) -> list[Panel]:
         return self._gather("register_panels", "panel", ("name", "title", "lines"))
@@ -339,7 +375,7 @@ class Plugins:
 
     def _ours(self, kind: str, name: str) -> bool:
         owner = self.owner(kind, name)
-        return any(plugin.name == owner and plugin.ours for plugin in self.loaded)
+        return any(name == owner and plugin.ours for plugin, name in self.loaded.items())
 
 
 def build_trainer(cls: type[Trainer], table: Mapping[str, Any]) -> Trainer:

@@ -115,6 +115,9 @@ def trainers_of(config: Config, plugins: Plugins, stages: Sequence[str] | None) 
             raise BadInput(f"stage {name!r} cannot be the name of a folder")
     trainers = [plugins.trainer(name, config.table(name)) for name in names]
     for place, trainer in enumerate(trainers):
+        check = getattr(trainer, "check", None)
+        if callable(check):
+            check()
         for needed in getattr(trainer, "needs", ()):
             if needed not in names[:place]:
                 mended = dict.fromkeys([*names[:place], needed, *names[place:]])

@@ -125,7 +125,8 @@ class StageResult:
 class Trainer(Protocol):
     """A frozen dataclass that *is* its hyperparameters; built from its `[name]` config table.
 
-    `needs`, where a class has it, names the stages that must come before it.
+    `needs`, where a class has it, names the stages that must come before it. `check()`, where it
+    has one, raises BadInput for settings with which it could not run; nothing is loaded yet.
     """
 
     name: ClassVar[str]

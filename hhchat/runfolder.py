@@ -27,6 +27,7 @@ from hhchat import paths
 from hhchat.evaluate import Judged
 from hhchat.protocols import StageResult
 from hhchat.sealing import read_json, write_json
+from hhchat.snapshots import best_of, manifest, part
 from hhchat.types import HhchatError, Measurement, Metric, Report, Verdict
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Results:
     preference: str | None = None
     gauges: dict[str, str] = field(default_factory=dict)
     best_of: int = 1  # above 1: the assistant says the preference model's favourite of so many
+    inherited: Path | None = None  # the incumbent's policy, where no stage made one
     stop: str | None = None
     tested: dict[str, Any] = field(default_factory=dict)  # a preference model's pairs and gaps
     replies: dict[str, Any] = field(default_factory=dict)  # a policy's, one number a reply
@@ -69,9 +71,24 @@ class Results:
         self.tested = (info.get("tested") if told["preference"] else None) or self.tested
         self.replies = (info.get("replies") if told["policy"] else None) or self.replies
 
+    def inherit(self, folder: Path | None) -> None:
+        """A run without a policy stage keeps the assistant in `folder`, None for the bare base:
+        its policy, and how many replies it draws where the run does not say."""
+        told = {} if folder is None else manifest(folder)
+        self.inherited = None if folder is None else part(folder, "policy")
+        if self.best_of == 1:
+            self.best_of = best_of(folder)
+        if any(m.name == "kl" for m in self.measurements):
+            return
+        measured = [Measurement(**m) for m in told.get("measurements", ())]
+        if self.inherited is None:  # the bare base has not drifted
+            measured = [Measurement("kl", 0.0, unit="nats/response")]
+        self.measurements += [m for m in measured if m.name == "kl"]
+
     @property
     def speaks(self) -> bool:
-        """Whether the replies are other than before, so that the gate has to judge them."""
+        """Whether the replies are other than before, so that the gate has to judge them: what is
+        chosen among several is another preference model's favourite."""
         return self.policy is not None or self.best_of > 1
 
 
@@ -121,6 +138,11 @@ class RunFolder:
         folder = self.root / "state" / stage
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @property
+    def worked(self) -> bool:
+        """Whether a stage has sealed or finished anything, so that there is what to go on with."""
+        return any(self.root.glob("state/*/*")) or any(self.build.glob(f"*/{DONE}"))
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage told; None while it is not finished."""

@@ -56,6 +56,14 @@ def part(folder: Path, role: str) -> Path | None:
     return inside
 
 
+def best_of(folder: Path | None) -> int:
+    """How many replies a snapshot draws to say its favourite; 1 for the bare base (None)."""
+    k = 1 if folder is None else manifest(folder).get("best_of", 1)
+    if not isinstance(k, int) or not 1 <= k <= MOST:
+        raise HhchatError(f"snapshot {folder and folder.name} is damaged: its best_of is {k!r}")
+    return k
+
+
 def find(store: Store, name: str) -> Snapshot | None:
     """The snapshot called `name`; None is the bare base. Unknown names are refused."""
     if name == BASE:
@@ -106,12 +114,14 @@ class Resolver:
         comes. A snapshot of few picks is the base with a preference model that chooses."""
         snapshot_id = self._id(name)
         if snapshot_id not in self._best:
-            told = {} if snapshot_id == BASE else manifest(self._known[snapshot_id])
-            k = told.get("best_of", 1)
-            if not isinstance(k, int) or not 1 <= k <= MOST:
-                raise HhchatError(f"snapshot {snapshot_id} is damaged: its best_of is {k!r}")
-            self._best[snapshot_id] = k
+            folder = None if snapshot_id == BASE else self._known[snapshot_id]
+            self._best[snapshot_id] = best_of(folder)
         return self._best[snapshot_id]
+
+    def folder(self, name: str) -> Path | None:
+        """The snapshot's own folder; None for the bare base."""
+        snapshot_id = self._id(name)
+        return None if snapshot_id == BASE else self._known[snapshot_id]
 
     def _id(self, name: str) -> str:
         if name == BASE or name in self._known:

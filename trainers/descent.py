@@ -157,7 +157,7 @@ class Descent:
         """Its norm, which is at most `grad_norm` from here on."""
         # in parts: one long sum in fp32 loses digits
         norm = float(torch.stack([part.norm() for part in torch.split(gradient, 1 << 20)]).norm())
-        if norm > self.grad_norm:
+        if 0 < self.grad_norm < norm:
             gradient.mul_(self.grad_norm / (norm + 1e-6))
         return norm
 

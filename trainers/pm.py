@@ -75,8 +75,13 @@ class PM:
     anchors: int = setting(256, "Replies of the reference on which scores are anchored.", low=8)
     max_new_tokens: int = setting(128, "Longest anchor reply, in tokens.", low=1)
     patience: int = setting(
-        2, "Checks of the held-out loss without a better one before stopping; 0: never.", low=0
+        2, "Checks in a row without a better held-out loss that are borne; 0: all.", low=0
     )
+
+    def check(self) -> None:
+        """Raises BadInput for a prior that is not there."""
+        if self.prior not in ("auto", "none"):
+            _prior_at(Path(self.prior).expanduser())
 
     def train(self, context: TrainingContext) -> StageResult:
         """Fit, measure, anchor. Raises HhchatError when no pair is left to learn from."""
@@ -304,12 +309,16 @@ def prior_of(model: Model, prior: str) -> Path | None:
     """Folder of the prior that `prior` names, or None. Raises BadInput when it is not there."""
     if prior == "none":
         return None
-    folder = model.folder / "prior" if prior == "auto" else Path(prior).expanduser()
+    if prior == "auto":
+        folder = model.folder / "prior"
+        return folder if (folder / "pm.json").is_file() else None
+    return _prior_at(Path(prior).expanduser())
+
+
+def _prior_at(folder: Path) -> Path:
     if (folder / "pm.json").is_file():
         return folder
-    if prior == "auto":
-        return None
-    raise BadInput(f"[pm] prior: {prior} is not a preference model; give a folder, auto or none")
+    raise BadInput(f"[pm] prior: {folder} is not a preference model; give a folder, auto or none")
 
 
 @dataclass(frozen=True)

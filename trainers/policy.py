@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -58,7 +58,7 @@ class PolicySettings:
     max_kl: float = setting(8.0, "KL budget: above it the run stops.", low=0.0)
     unfinished_penalty: float = setting(2.0, "Taken off the score of a reply cut by length.", low=0)
     max_new_tokens: int = setting(128, "Longest rollout reply, in tokens.", low=1)
-    grad_norm: float = setting(1.0, "Gradient norm limit of each role.", low=0.0)
+    grad_norm: float = setting(1.0, "Gradient norm limit of each role; 0: none.", low=0.0)
     patience: int = setting(15, "Updates without a better gauge before stopping; 0: never.", low=0)
     smoothing: float = setting(0.3, "Weight of the newest reading in the smoothed gauge.", low=0.01)
     max_gap: float = setting(
@@ -271,9 +271,12 @@ class PolicyLearner:
         if stop:
             return stop
         for name in ("gauge", "gap") if found else ("gauge",):
-            # all scores have mean 0 on what the policy starts from, so the gap begins at 0
-            before = self.smooth.get(name, 0.0 if name == "gap" else readings[name])
-            self.smooth[name] = before + self.settings.smoothing * (readings[name] - before)
+            # all scores have mean 0 on replies of the base, so there the gap begins at 0
+            now = readings[name]
+            if found and name == "gauge":
+                now += self.asked_for(readings)
+            before = self.smooth.get(name, 0.0 if name == "gap" else now)
+            self.smooth[name] = before + self.settings.smoothing * (now - before)
             readings[f"{name}_smooth"] = self.smooth[name]
         gauge, gap = self.smooth["gauge"], self.smooth.get("gap", 0.0)
         # a higher gauge counts as long as the score has not left it behind (section 4.2)
@@ -284,6 +287,11 @@ class PolicyLearner:
         elif self.settings.patience and update - self.best[1] >= self.settings.patience:
             return f"the gauge has not risen for {self.settings.patience} updates"
         return ""
+
+    def asked_for(self, readings: Mapping[str, float]) -> float:
+        """What plugin terms give by their weights: the user asked for it, so the best point has it
+        too, though no gauge knows of it."""
+        return sum(weight * readings[f"reward_{t.name}"] for t, weight in self.reward.terms)
 
     def guard(self, readings: dict[str, float]) -> str:
         hyper = self.settings
@@ -335,6 +343,8 @@ class PolicyLearner:
             "micro_tokens": self.budget.tokens,
             "rows": self.engine.rows,
             "stop": self.stop,
+            "failed": self.reward.failed,
+            "warned": self.warned,
         }
         state.seal(self.context.state, tensors, numbers, self.world)
 
@@ -358,6 +368,8 @@ class PolicyLearner:
         self.budget.tokens = int(numbers["micro_tokens"])
         self.engine.rows = int(numbers.get("rows", self.engine.rows))
         self.stop = str(numbers["stop"])
+        self.reward.failed.update(numbers.get("failed", {}))
+        self.warned = bool(numbers.get("warned", False))
         return int(numbers["update"])
 
     # the end

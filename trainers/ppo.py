@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from hhchat_trainers.descent import total_of
 from hhchat_trainers.maths import (
     adapt_beta,
@@ -74,7 +75,8 @@ class Learner(PolicyLearner):
     def __init__(self, hyper: PPO, context: TrainingContext) -> None:
         super().__init__(hyper, context)
         self.hyper = hyper
-        # The value starts from the PM's adapter, which reads replies for what they are worth.
+        # The value starts from the PM's adapter, which reads replies for what they are worth, and
+        # from the mean score of the first batch.
         self.value = Adapter(self.model.spec, self.pm.role.adapter.rank)
         self.value.copy_from(self.pm.role.adapter)
         self.head = ScalarHead(self.model.spec.hidden, scale=0.0)
@@ -93,11 +95,15 @@ class Learner(PolicyLearner):
         prompts = self.prompts(update, hyper.batch)
         # 2. one reply each, at temperature 1
         responses = self.sample(update, prompts)
-        # 3. log-probabilities, reference and values in one pass of the training forward, so that
-        #    the first ratio is 1 (trap 12); scores of the finished copy of each reply (trap 7)
+        # 3. scores of the finished copy of each reply (trap 7); log-probabilities, reference and
+        #    values in one pass of the training forward, so that the first ratio is 1 (trap 12)
+        scores, readings = self.scores(responses)
+        if update == 0:
+            # what all replies are given alike, by a term or a penalty, would take a clipped value
+            # many updates to find, and until then says that early tokens differ from late ones
+            torch.nn.init.constant_(self.head.bias, float(scores.mean()))
         scored = self.look(responses, (self.value, self.head))
         assert scored.values_BT is not None
-        scores, readings = self.scores(responses)
         # 4. the score on the last token, -beta log-ratio on each
         mask = scored.tokens.mask_BT
         rewards = kl_rewards(scores, scored.logprobs_BT, scored.reference_BT, mask, self.beta)

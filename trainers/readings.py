@@ -69,7 +69,7 @@ def kl_readings(scored: Scored) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Normalised:
-    """A PM's scores with mean 0 and sd 1 on the reference's replies, frozen before RL (trap 19)."""
+    """A PM's scores with mean 0 and sd 1 on replies of the base, frozen before RL (trap 19)."""
 
     pm: PreferenceModel
     raw: Callable[[PreferenceModel, Sequence[Judged]], list[list[float]]] = PreferenceModel.raw

@@ -36,7 +36,7 @@ def command(trainers: bool, as_json: bool) -> None:
             state = "loaded"
         else:
             state = "waiting" if wanted(plugin) else "off"
-        key = next((n for n in reversed(names) if plugins.manager.has_plugin(n)), names[0])
+        key = plugins.loaded.get(plugin, plugin.name)
         rows.append(
             {
                 "name": plugin.name,

@@ -145,6 +145,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "memory": asdict(plan.memory),
         "resumable": plan.resumable,
         "problems": list(plan.problems),
+        "warnings": list(plan.warnings),
     }
 
 
@@ -165,6 +166,8 @@ def _tell_plan(plan: Plan) -> None:
         for name, value in stage.settings.items():
             say(f"{name} = {'none' if value is None else value}")
     say()
+    for warning in plan.warnings:
+        say(warning)
     for problem in plan.problems:
         say(f"would not start: {problem}")
     if not plan.problems:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from hhchat.splits import split_of
@@ -362,7 +363,16 @@ def find(conn: sqlite3.Connection, table: str, id: str) -> Any:
         return found[0]
     if found:
         raise BadInput(f"more than one {table} starts with {id!r}: give more of it")
-    raise BadInput(f"no {table} {id!r}")
+    raise BadInput(f"no {table} {id!r}{_near(conn, table, id)}")
+
+
+def _near(conn: sqlite3.Connection, table: str, id: str) -> str:
+    """Which snapshot may have been meant. Other ids are too many, and nobody remembers them."""
+    if table != "snapshot":
+        return ""
+    known = [row["id"] for row in conn.execute("SELECT id FROM snapshot ORDER BY rowid DESC")]
+    close = get_close_matches(id, ["current", "base", *known], n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else ": `hhchat snapshots` lists them"
 
 
 def title_of(first_message: str, width: int = 60) -> str:

@@ -15,7 +15,7 @@ from hhchat.backend import Resolve
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.snapshots import Resolver
 from hhchat.store import Store
-from hhchat.types import Draw, Generation, HhchatError, Measurement
+from hhchat.types import Draw, Generation, HhchatError
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class BestOf:
     k: int = 6
 
     def train(self, context: TrainingContext) -> StageResult:
-        return StageResult([Measurement("kl", 1.0)], info={"best_of": self.k})
+        return StageResult([], info={"best_of": self.k})
 
 
 class Trainers:
@@ -91,6 +91,32 @@ def test_below_the_least_the_best_of_several_replies_is_served_and_ppo_says_why_
     (home / "snapshots" / run.snapshot / "snapshot.json").write_text(json.dumps(told))
     with pytest.raises(HhchatError, match="best_of"):
         Resolver(store).best_of("current")
+
+
+def test_a_new_preference_model_alone_keeps_the_favourite_of_several_and_is_compared(
+    store: Store, home: Path
+) -> None:
+    fill(store, picks=60)
+    first, _ = train(store, ["pm", "best-of"])
+    assert first.state == "promoted", first.reason
+    worse, _ = train(store, ["pm"], pm={"sign": -1.0})  # whose favourite is the worst
+    assert worse.state == "refused"
+    same, _ = train(store, ["pm"])
+    told = json.loads((home / "snapshots" / same.snapshot / "snapshot.json").read_text())
+    assert (told["policy"], told["best_of"]) == (None, 6)
+    found = store.snapshot(same.snapshot).info["measurements"]
+    assert found["score_gain"]["value"] == 0.0  # the same favourites
+    assert found["kl"]["value"] == 0.0
+    assert found["kl_best_of"]["value"] == pytest.approx(0.958, abs=1e-3)
+
+
+def test_choosing_among_a_drifted_policy_s_replies_counts_both_drifts(store: Store) -> None:
+    fill(store, picks=60)
+    first, _ = train(store, ["pm", "ppo"], ppo={"kl": 9.5})
+    assert first.state == "promoted", first.reason
+    run, _ = train(store, ["pm", "best-of"])
+    assert run.state == "refused"
+    assert "drifted 10.5 nats" in run.reason
 
 
 def test_the_gate_refuses_a_favourite_that_is_not_better(store: Store) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_fakes import FakeBackend, FakePM, config, fill, plugins
+from pipeline_fakes import FakeBackend, FakePM, FakePPO, FewPlugins, config, fill, plugins
 
-from hhchat import pipeline, runfolder
+from hhchat import hookimpl, pipeline, runfolder
 from hhchat.runfolder import Journal, read_metrics
 from hhchat.snapshots import Resolver
 from hhchat.stopping import WAITS
@@ -184,6 +184,82 @@ def test_a_run_that_this_version_can_not_go_on_with_is_not_offered_again(store: 
     assert (run.state, run.reason) == ("failed", "sealed by another version")
     with pytest.raises(BadInput, match="no unfinished run"):
         pipeline.train(store, config(), plugins(), resume=True, backend=FakeBackend())
+
+
+def test_a_run_that_failed_before_it_had_done_anything_is_not_offered_again(store: Store) -> None:
+    fill(store)
+    stages = {"stages": ["fakeppo"]}  # fails at once
+
+    class Alone(FakePPO):
+        needs = ()
+
+    class Trainers:
+        @hookimpl
+        def register_trainers(self, register: Any) -> None:
+            register(Alone)
+
+    made = FewPlugins(report=lambda text: None)
+    made.register(Trainers(), "alone")
+    settings = config(train=stages, fakeppo={"crash": "no such thing"})
+    run = pipeline.train(store, settings, made, backend=FakeBackend())
+    assert (run.state, run.reason) == ("failed", "no such thing")
+    with pytest.raises(BadInput, match="no unfinished run"):
+        pipeline.train(store, config(), plugins(), resume=True, backend=FakeBackend())
+
+
+def test_a_resumed_run_has_to_beat_the_assistant_in_use_and_not_the_one_it_began_beside(
+    store: Store,
+) -> None:
+    class Full(FakeBackend):
+        def preference(self, model: Any, folder: Path) -> Any:
+            raise HhchatError("a full disk")
+
+    fill(store)
+    settings = config(fakeppo={"quality": 0.5})
+    old = pipeline.train(store, settings, plugins(), backend=Full())
+    assert (old.state, old.reason) == ("failed", "a full disk")
+    newer = whole_run(store, fakeppo={"quality": 2.0})
+    assert newer.state == "promoted", newer.reason
+    lines: list[str] = []
+    run = pipeline.train(
+        store,
+        config(),
+        plugins(),
+        resume=True,
+        backend=FakeBackend(),
+        on_event=lambda e: lines.append(e.text),
+    )
+    assert run.id == old.id
+    assert run.state == "refused"
+    assert "clearly higher" in run.reason
+    assert any(f"compared with {newer.snapshot}" in line for line in lines)
+    assert store.current() == store.snapshot(newer.snapshot or "")
+
+
+def test_an_assistant_that_is_chosen_while_a_candidate_is_measured_is_measured_beside(
+    store: Store,
+) -> None:
+    fill(store)
+    strong = whole_run(store, fakeppo={"quality": 2.0}).snapshot or ""
+    store.promote("base", reason="rolled back")
+    measured: list[str] = []
+
+    def chooses(event: Any) -> None:
+        if event.kind == "evaluate" and event.done == event.total:
+            measured.append("once")
+            if len(measured) == 1:
+                store.promote(strong, reason="the user wants it back")
+
+    run = pipeline.train(
+        store,
+        config(fakeppo={"quality": 0.5}),
+        plugins(),
+        backend=FakeBackend(),
+        on_event=chooses,
+    )
+    assert len(measured) == 2
+    assert run.state == "refused"
+    assert store.current() == store.snapshot(strong)
 
 
 def test_a_run_is_not_continued_on_another_model(store: Store) -> None:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_fakes import FakeBackend, FakeEngine, config, fill, plugins, quality
+from pipeline_fakes import (
+    FakeBackend,
+    FakeEngine,
+    FakePM,
+    FakePPO,
+    FewPlugins,
+    config,
+    fill,
+    plugins,
+    quality,
+)
 
 from hhchat import evaluate, hookimpl, pipeline
 from hhchat.pipeline import Event
@@ -24,6 +34,7 @@ from hhchat.types import (
     Exchange,
     Generation,
     HhchatError,
+    Measurement,
     Message,
     ModelError,
     Prompt,
@@ -396,6 +407,99 @@ def test_a_broken_term_counts_as_nothing(store: Store) -> None:
     fill(store)
     run = train(store, more=[Plugin(broken=True)])
     assert run.state == "promoted", run.reason
+
+
+def test_a_term_that_fails_on_one_side_only_is_no_gain(store: Store) -> None:
+    class Flaky:
+        name, question = "flaky", "?"
+        calls = 0
+
+        def score(self, exchanges: Any) -> list[float]:
+            self.calls += 1
+            if self.calls > 1:
+                raise OSError("gone")
+            return [2.0] * len(exchanges)
+
+    class Gives:
+        @hookimpl
+        def register_objectives(self, register: Any) -> None:
+            register(Flaky())
+
+    fill(store)
+    run = train(store, more=[Gives()], fakeppo={"quality": 0.0})
+    assert run.state == "refused"
+    measured = store.snapshot(run.snapshot or "").info["measurements"]
+    assert measured["gain_flaky"]["value"] == 0.0
+    assert abs(measured["score_gain"]["value"]) < 0.5
+
+
+def test_the_gauges_count_what_the_user_asked_for_by_a_weight(store: Store) -> None:
+    fill(store)
+    run = train(store, more=[Plugin()], fakeppo={"length": 2, "quality": 0.0, "gauge_sign": 1.0})
+    measured = store.snapshot(run.snapshot or "").info["measurements"]
+    assert measured["gauge_gain_half"]["value"] == measured["score_gain"]["value"] > 0.2
+
+
+def test_a_plugin_s_evaluation_is_asked_of_both_assistants_and_kept_beside_the_gates_own(
+    store: Store, home: Path
+) -> None:
+    class Words:
+        name = "words"
+
+        def measure(self, engine: Any, snapshot: str, prompts: Any, scorer: Any) -> Any:
+            draws = evaluate.draws(prompts, snapshot, 0, 64)
+            texts = [len(r.text.split()) for r in engine.generate(draws)]
+            return [Measurement("kl", sum(texts) / len(texts))]  # no name is the gate's
+
+    class Breaks:
+        name = "breaks"
+
+        def measure(self, *anything: Any) -> Any:
+            raise ZeroDivisionError("no words")
+
+    class Gives:
+        @hookimpl
+        def register_evaluations(self, register: Any) -> None:
+            register(Words())
+            register(Breaks())
+
+        @hookimpl
+        def veto_promotion(self, report: Any) -> str | None:
+            grown = report.value("eval_kl") > report.value("eval_kl_incumbent")
+            return "it talks more" if grown else None
+
+    fill(store)
+    run = train(store, more=[Gives()], fakeppo={"length": 6})
+    measured = store.snapshot(run.snapshot or "").info["measurements"]
+    assert (measured["eval_kl"]["value"], measured["eval_kl_incumbent"]["value"]) == (8, 7)
+    assert measured["kl"]["value"] == 2.0
+    assert (run.state, run.reason) == ("refused", "vetoed by plugin more0: it talks more")
+
+
+def test_settings_that_cannot_run_are_refused_before_the_model_is_loaded(store: Store) -> None:
+    @dataclass(frozen=True)
+    class Picky(FakePM):
+        where: str = ""
+
+        def check(self) -> None:
+            if self.where:
+                raise BadInput(f"[fakepm] where: {self.where} is not there")
+
+    class Trainers:
+        @hookimpl
+        def register_trainers(self, register: Any) -> None:
+            register(Picky)
+            register(FakePPO)
+
+    fill(store)
+    made = FewPlugins(report=lambda text: None)
+    made.register(Trainers(), "picky")
+    backend = FakeBackend()
+    wrong = config(fakepm={"where": "nowhere"})
+    for start in (pipeline.plan, pipeline.train):
+        with pytest.raises(BadInput, match="nowhere is not there"):
+            start(store, wrong, made, backend=backend)
+    assert (backend.loads, store.runs()) == (0, [])
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(store: Store, home: Path) -> None:
