@@ -236,7 +236,8 @@ class Plugins:
         named = {plugin.name for plugin in self.loaded if plugin.group == TRAINERS}
         for trainer in found:
             owner = self.owner("trainer", trainer.name)
-            if owner in self.loaded.values() and trainer.name not in named:
+            strange = owner in self.loaded.values() and not self._ours("trainer", trainer.name)
+            if strange and trainer.name not in named:
                 # config.toml is read without importing a trainer: entry points are what it knows
                 self.failed(
                     owner,

@@ -132,7 +132,10 @@ def test_a_dry_run_says_what_is_missing(run: Run) -> None:
     assert plan["missing"] == plan["needed"]
     assert plan["problems"]
     assert [stage["name"] for stage in plan["stages"]] == ["pm", "best-of"]  # few picks
-    assert "would not start" in run("train", "--dry-run").ok().out
+    assert any("steps aside" in line for line in plan["warnings"])
+    told = run("train", "--dry-run").ok().out
+    assert "would not start" in told
+    assert "PPO steps aside below" in told
     named = run("train", "--dry-run", "--stages", "pm,rloo").ok().out
     assert "epochs = none" in run("train", "--dry-run", "--stages", "pm,ppo").ok().out
     assert "stages      pm, rloo" in named  # as the run would: what is named does not step aside
@@ -155,6 +158,14 @@ def test_a_run_that_cannot_start(run: Run, args: list[str], said: str) -> None:
     assert ran.code in (1, 2)
     assert said in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+def test_a_prior_that_is_not_there_is_refused_before_a_run_begins(run: Run) -> None:
+    run("config", "set", "pm.prior", "/no/such/prior").ok()
+    for ran in (run("train", "--dry-run"), run("train")):
+        assert ran.code in (1, 2)
+        assert "/no/such/prior is not a preference model" in ran.err
+    assert "no runs yet" in run("runs").ok().out
 
 
 def test_a_trainers_table_is_checked_before_anything_runs(run: Run, home: Path) -> None:

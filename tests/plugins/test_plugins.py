@@ -214,8 +214,37 @@ def test_a_module_that_two_groups_name_keeps_all_that_it_gave(
     for group in ("hhchat", "hhchat.trainers"):
         plugins.register(both, "mine", Available("mine", group, "mine", "mine", "1"))
     assert plugins.objectives() == [warm]
+    assert set(plugins.loaded.values()) == {"mine"}
     assert len(plugins.loaded) == 2
     assert not said
+
+
+def test_a_second_entry_point_of_one_module_shows_what_the_module_does(
+    plugins: Plugins, said: list[str]
+) -> None:
+    both = gives("trainers")
+    for name in ("mine", "yours"):
+        plugins.register(both, name, Available(name, "hhchat.trainers", "mine", "mine", "1"))
+    assert [plugins.hooks_of(key) for key in plugins.loaded.values()] == [["register_trainers"]] * 2
+    assert not said
+
+
+def test_a_trainer_that_settings_could_not_name_is_told(plugins: Plugins, said: list[str]) -> None:
+    class Mine:
+        name: ClassVar[str] = "mine"
+
+        def train(self, context: Any) -> Any: ...
+
+    class Other(Mine):
+        name: ClassVar[str] = "other"
+
+    plugins.load_groups = lambda *a, **k: None  # type: ignore[method-assign]
+    both = gives("trainers", Mine, Other)
+    plugins.register(both, "mine", Available("mine", "hhchat.trainers", "m", "d", "1"))
+    assert sorted(plugins.trainers()) == ["mine", "other"]
+    [line] = said
+    assert "trainer 'other'" in line
+    assert "no entry point in hhchat.trainers has its name" in line
 
 
 @pytest.mark.parametrize("item", [3, None, Objective(""), Objective("  "), object()])

@@ -85,6 +85,8 @@ def test_snapshots_are_found_by_the_start_of_their_name(store):
     assert store.snapshot("wise-ant").info == {"policy": "ppo"}
     with pytest.raises(BadInput, match="more than one"):
         store.snapshot("wise")
+    with pytest.raises(BadInput, match="no snapshot 'curent': did you mean 'current'"):
+        store.snapshot("curent")
     with pytest.raises(BadInput, match="no snapshot"):
         store.promote("gone")
     with pytest.raises(BadInput, match="cannot register"):

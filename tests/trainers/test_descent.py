@@ -220,6 +220,14 @@ def test_one_role_with_a_large_gradient_does_not_move_the_others_less(scale):
         torch.testing.assert_close(got, torch.cat([p.grad.flatten() for p in group]))
 
 
+def test_a_limit_of_0_is_none():
+    mine, theirs = parameters(1), parameters(1)
+    adam = Adam([Group(mine)])
+    Descent(adam, Budget(), grad_norm=0.0).step([1], 1.0, lambda rows: (loss_of([mine], 9.0), {}))
+    loss_of([theirs], 9.0).backward()
+    torch.testing.assert_close(adam.gradient, torch.cat([p.grad.flatten() for p in theirs]))
+
+
 def test_training_moves_what_torchs_own_adamw_would_move():
     mine, theirs = ([parameters(1), parameters(2)] for _ in range(2))
     adam = Adam([Group(mine[0], weight_decay=0.1), Group(mine[1], 0.5)], rate=0.1, eps=1e-5)

@@ -257,6 +257,44 @@ def test_a_reward_that_is_paid_for_length_alone_shows_as_such(world, sign):
     assert abs(flat.values("score_length")[0]) < 0.9
 
 
+def test_what_every_reply_is_given_alike_changes_nothing_that_is_learnt(world):
+    hyper = tw.ppo(updates=5)
+    plain = world.train(hyper, "plain")
+    with_ = world.train(hyper, "with", terms=[(Term("flat", lambda e: -6.0), 1.0)])
+    one, two = (load_file(r.context.out / "adapter_model.safetensors") for r in (plain, with_))
+    moved = max(float(t.abs().max()) for n, t in one.items() if "lora_B" in n)
+    apart = max(float((one[n] - two[n]).abs().max()) for n in one)
+    assert apart < 0.02 * moved
+    assert with_.values("explained_variance") == pytest.approx(
+        plain.values("explained_variance"), abs=0.01
+    )
+
+
+def test_the_best_point_is_chosen_with_what_the_user_weighted(world):
+    hyper = tw.ppo(updates=1, learning_rate=0.0)
+    ran = world.train(hyper, "with", terms=[(Term("brief", lambda e: -float(len(e.reply))), 0.5)])
+    asked_for = 0.5 * ran.values("reward_brief")[0]
+    assert ran.values("gauge_smooth")[0] == pytest.approx(ran.values("gauge")[0] + asked_for)
+
+
+def test_a_term_that_failed_before_a_stop_still_counts_as_nothing_after_it(world):
+    calls = []
+
+    def fails_once(e):
+        calls.append(e)
+        return math.nan if len(calls) == 1 else 5.0
+
+    plain = world.train(tw.ppo(updates=3), "plain")
+    term = Term("flaky", fails_once)
+    stopping = iter([False, False, True])
+    hyper = tw.ppo(updates=3)
+    with pytest.raises(Cancelled):
+        world.train(hyper, "with", terms=[(term, 1.0)], stopped=lambda: next(stopping))
+    after = world.train(hyper, "with", terms=[(term, 1.0)])
+    assert len(calls) == hyper.batch
+    assert tw.same_files(plain.context.out, after.context.out)
+
+
 def test_a_plugin_s_term_that_is_not_a_number_is_named_once_and_changes_nothing(world):
     term = Term("broken", lambda e: math.nan)
     hyper = tw.ppo(updates=2)
