@@ -59,8 +59,12 @@ class PPO(PolicySettings):
     value_weight: float = setting(0.1, "Weight of the value loss.", low=0.0)
     gamma: float = setting(1.0, "Discount.", low=0.0, high=1.0)
     lam: float = setting(0.95, "GAE lambda.", low=0.0, high=1.0)
-    beta: float = setting(0.15, "Least KL coefficient, per nat, for scores of sd 1.", low=0.0)
-    target_kl: float = setting(5.0, "KL above which beta rises; 0 keeps beta fixed.", low=0.0)
+    beta: float = setting(
+        0.15, "Least KL coefficient, per nat, for scores of sd 1; 0: KL costs nothing.", low=0.0
+    )
+    target_kl: float = setting(
+        5.0, "KL above which beta rises, if it is not 0; 0 keeps it fixed.", low=0.0
+    )
 
     def train(self, context: TrainingContext) -> StageResult:
         """Improve the policy. Raises HhchatError without a preference model or prompts."""

@@ -32,8 +32,12 @@ class RLOO(PolicySettings):
     minibatches: int = setting(2, "Minibatches an epoch.", low=1)
     epochs: int = setting(2, "Passes over each batch.", low=1)
     clip: float = setting(0.2, "Clip of the probability ratio.", low=0.0)
-    beta: float = setting(0.15, "Least KL coefficient, per nat, for scores of sd 1.", low=0.0)
-    target_kl: float = setting(5.0, "KL above which beta rises; 0 keeps beta fixed.", low=0.0)
+    beta: float = setting(
+        0.15, "Least KL coefficient, per nat, for scores of sd 1; 0: KL costs nothing.", low=0.0
+    )
+    target_kl: float = setting(
+        5.0, "KL above which beta rises, if it is not 0; 0 keeps it fixed.", low=0.0
+    )
 
     def train(self, context: TrainingContext) -> StageResult:
         return Learner(self, context).run()
