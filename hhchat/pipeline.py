@@ -251,14 +251,20 @@ class _Story:
             self.folder.forget_state()
             return self._end("failed", str(error))
         except HhchatError as error:
-            if not self.folder.worked:  # for its settings, most often: as it began it ends again
-                self.folder.forget_state()
+            self._bury_unborn()
             return self._end("failed", str(error) or type(error).__name__)
         except Exception as error:
             # A trainer may raise anything. The user gets its name and message in one line;
             # whoever mends it finds the rest beside the run.
             self.folder.keep_error(traceback.format_exc())
+            self._bury_unborn()
             return self._end("failed", one_line(error))
+
+    def _bury_unborn(self) -> None:
+        """What failed before it had done anything is not offered to be resumed: it holds the
+        settings that it failed with."""
+        if not self.folder.worked:
+            self.folder.forget_state()
 
     def _steps(self) -> tuple[Report, Verdict, Snapshot]:
         results = self._stages()
