@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 Origin = Literal["default", "file", "environment", "flag"]
 
-
 # Variables of ours that are not settings.
 RESERVED = ("HHCHAT_HOME", "HHCHAT_CONFIG", "HHCHAT_DEBUG", "HHCHAT_LOAD_PLUGINS")
 

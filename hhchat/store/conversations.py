@@ -5,14 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from hhchat.splits import split_of
 from hhchat.store import rows
 from hhchat.store.connection import Connection
 from hhchat.store.ids import new_id, now
-from hhchat.types import BadInput, Conversation, Generation, Message, Sampling, Turn
+from hhchat.types import BadInput, Conversation, Generation, Message, Sampling, Turn, nearest
 
 PURGE_TURNS = 50_000
 TIP = "tip"  # add_turn's default: go on from the tip
@@ -370,9 +369,9 @@ def _near(conn: sqlite3.Connection, table: str, id: str) -> str:
     """Which snapshot may have been meant. Other ids are too many, and nobody remembers them."""
     if table != "snapshot":
         return ""
-    known = [row["id"] for row in conn.execute("SELECT id FROM snapshot ORDER BY rowid DESC")]
-    close = get_close_matches(id, ["current", "base", *known], n=1, cutoff=0.5)
-    return f": did you mean {close[0]!r}?" if close else ": `hhchat snapshots` lists them"
+    latest = conn.execute("SELECT id FROM snapshot ORDER BY rowid DESC LIMIT 20")
+    known = [row["id"] for row in latest]
+    return f": {nearest(id, ['current', 'base', *known])}"
 
 
 def title_of(first_message: str, width: int = 60) -> str:
