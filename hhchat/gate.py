@@ -117,6 +117,8 @@ def _gain(report: Report, rules: GateRules) -> Iterator[str]:
             f"there were only {gain.n} held-out prompts to judge on, and it takes "
             f"{rules.min_prompts}; add some with `hhchat prompts add`"
         )
+    elif not _lower(gain) > rules.min_score_gain and gain.value == gain.low == gain.high == 0:
+        yield "the new replies score exactly as the old ones on every prompt: no gain to promote"
     elif not _lower(gain) > rules.min_score_gain:
         yield (
             "the preference model does not score the new replies clearly higher: gain "

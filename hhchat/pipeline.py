@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hhchat import evaluate, paths
+from hhchat import paths
 from hhchat.backend import Backend, LocalBackend
+from hhchat.candidate import GATE, Candidate
 from hhchat.dataset import Dataset, gather, recall
 from hhchat.events import Event
-from hhchat.gate import INCUMBENT, decide
+from hhchat.gate import decide
 from hhchat.plugins import one_line
 from hhchat.preflight import (
     Plan,
@@ -38,8 +39,8 @@ from hhchat.preflight import (
 )
 from hhchat.protocols import Objective, StageResult, Trainer, TrainingContext
 from hhchat.runfolder import Journal, Results, RunFolder
-from hhchat.sealing import only_one, read_json, seal, write_json
-from hhchat.snapshots import BASE, MANIFEST, Resolver, part
+from hhchat.sealing import only_one, read_json, write_json
+from hhchat.snapshots import Resolver
 from hhchat.stopping import Stop
 from hhchat.types import (
     BadInput,
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EXIT_CODES", "Event", "Plan", "StagePlan", "plan", "train"]
 
-GATE = "gate"  # the stage name under which the evaluation's numbers are logged
 EXIT_CODES = {"promoted": 0, "refused": 3, "failed": 1, "interrupted": 130, "running": 1}
 Work = Callable[[Trainer, TrainingContext], StageResult]
 
@@ -274,12 +274,24 @@ class _Story:
             raise _NoCandidate("no stage made a policy or a preference model")
         if results.policy is None:
             results.inherit(Resolver(self.store).folder(self._incumbent))
+        candidate = Candidate(
+            self.run,
+            results,
+            self.folder,
+            self.data,
+            self.model,
+            self.backend,
+            self.store,
+            self.plugins,
+            self.terms,
+            self.on_event,
+        )
         with self.stop.shielded():
-            snapshot = self._seal(results)
+            snapshot = candidate.seal()
         while True:  # until the assistant that it was measured beside is still the one in use
             now = incumbent_of(self.store, self.run.base)
             speaks = results.speaks or now != self._incumbent
-            report, judged = self._measure(snapshot, results, now if speaks else None)
+            report, judged = candidate.beside(now if speaks else None)
             if now == incumbent_of(self.store, self.run.base):
                 break
         for name, measurement in report.measurements.items():
@@ -351,101 +363,7 @@ class _Story:
         self.journal.log(metric)
         self.on_event(Event("metric", metric.stage, metric=metric))
 
-    # Seal, measure, conclude ---------------------------------------------------------------
-
-    def _seal(self, results: Results) -> Snapshot:
-        """Publish the stage folders as one snapshot, by one rename."""
-        parent = self._incumbent if self.run.data["warm_start"] else BASE
-        snapshot = Snapshot(
-            id=self.folder.snapshot_id,
-            path=self.folder.snapshot_id,
-            run=self.run.id,
-            parent=parent,
-            base=self.run.base,
-            created=self.run.created,
-        )
-        if self.folder.sealed.exists():  # by this run, before it was killed
-            return snapshot
-        told = {
-            "id": snapshot.id,
-            "run": self.run.id,
-            "base": self.run.base,
-            "parent": parent,
-            "seed": self.run.seed,
-            "stages": list(self.run.stages),
-            "policy": results.policy or self._adopted(results.inherited),
-            "preference": results.preference,
-            "best_of": results.best_of,
-            "gauges": results.gauges,
-            "created": self.run.created,
-            "measurements": [asdict(m) for m in results.measurements],
-        }
-        write_json(self.folder.build / MANIFEST, told)
-        paths.ensure(paths.snapshots())
-        seal(self.folder.build, self.folder.sealed)
-        return snapshot
-
-    def _adopted(self, folder: Path | None) -> str | None:
-        """The incumbent's policy, copied: a snapshot never needs a second."""
-        return self.folder.adopt(folder, "inherited") if folder is not None else None
-
-    def _measure(
-        self, snapshot: Snapshot, results: Results, beside: str | None
-    ) -> tuple[Report, evaluate.Judged]:
-        """The stages' own measurements, and the candidate `beside` an assistant; None where the
-        two say the same."""
-        found = {m.name: m for m in results.measurements}
-        if results.best_of > 1:
-            drift = evaluate.drift_of_choosing(results.best_of)
-            found[drift.name] = drift
-        folder = self.folder.sealed
-        preference = part(folder, "preference")
-        scorer = self.backend.preference(self.model, preference) if preference else None
-        tested = results.tested
-        if scorer is not None and ("pm_accuracy" not in found or not tested):
-            gaps = evaluate.gaps(scorer, self.data.heldout)
-            tested = tested or {"heldout": gaps}
-            accuracy = evaluate.accuracy(gaps)
-            if accuracy is not None:
-                found.setdefault(accuracy.name, accuracy)
-        judged = evaluate.Judged()
-        wanted = int(self.run.data["eval_prompts"])
-        prompts = evaluate.choose(self.data.heldout_prompts, wanted, self.run.seed)
-        if beside is not None and scorer is not None and prompts:
-            if beside != self._incumbent:
-                told = f"compared with {beside}, in use since this run began"
-                self.on_event(Event("line", GATE, text=told))
-            resolver = Resolver(self.store, {snapshot.id: folder})
-            engine = self.backend.engine(self.model, resolver)
-            judged = evaluate.compare(
-                engine,
-                scorer,
-                prompts,
-                candidate=snapshot.id,
-                incumbent=beside,
-                seed=self.run.seed,
-                max_new_tokens=int(
-                    self.run.data.get("max_new_tokens", self.config.chat.max_new_tokens)
-                ),
-                terms=self.terms,
-                gauges={
-                    name: self.backend.preference(self.model, folder / where)
-                    for name, where in results.gauges.items()
-                },
-                shown=int(self.run.data.get("shown_prompts", 0)),  # 0: begun by an older version
-                report=lambda text: self.on_event(Event("line", GATE, text=text)),
-                progress=lambda done, total: self.on_event(
-                    Event("evaluate", GATE, done=done, total=total)
-                ),
-            )
-            found.update({m.name: m for m in judged.measurements})
-            for name, suffix in ((snapshot.id, ""), (beside, INCUMBENT)):
-                for m in self.plugins.measurements(engine, name, prompts, scorer):
-                    told = f"eval_{m.name}{suffix}"  # a name of the gate's is not for a plugin
-                    found[told] = replace(m, name=told)
-        pairs = evaluate.pair_rows(tested, (*self.data.comparisons, *self.data.heldout))
-        judged = replace(judged, pairs=pairs, replies=results.replies)
-        return Report(snapshot.id, beside or self._incumbent, found), judged
+    # Conclude ------------------------------------------------------------------------------
 
     def _conclude(self, report: Report, verdict: Verdict, snapshot: Snapshot) -> Run:
         """Keep the snapshot's row, also when refused: it can be looked at and compared."""

@@ -57,6 +57,7 @@ def test_a_clearly_better_assistant_is_promoted() -> None:
         ({"pm_accuracy": None}, "was not tested"),
         ({"score_gain": Measurement("score_gain", 0.1, -0.02, 0.2, 200)}, "clearly higher"),
         ({"score_gain": Measurement("score_gain", 0.1)}, "clearly higher"),
+        ({"score_gain": Measurement("score_gain", 0.0, 0.0, 0.0, 200)}, "exactly as the old"),
         ({"score_gain": None}, "not scored"),
         ({"score_gain": Measurement("score_gain", 1.0, 0.5, 1.5, 3)}, "only 3 held-out prompts"),
         ({"kl": 10.5}, "drifted 10.5 nats"),

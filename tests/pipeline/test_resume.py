@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pipeline_fakes import FakeBackend, FakePM, FakePPO, FewPlugins, config, fill, plugins
 
-from hhchat import hookimpl, pipeline, runfolder
+from hhchat import candidate, evaluate, hookimpl, pipeline, runfolder
 from hhchat.runfolder import Journal, read_metrics
 from hhchat.snapshots import Resolver
 from hhchat.stopping import WAITS
@@ -139,8 +139,8 @@ def test_a_run_killed_at_any_step_after_training_finds_its_own_work(
 ) -> None:
     fill(store)
     place: Any = {
-        "seal": pipeline,
-        "compare": pipeline.evaluate,
+        "seal": candidate,
+        "compare": evaluate,
         "write_json": runfolder,  # the report
         "forget_state": runfolder.RunFolder,
     }[where]
