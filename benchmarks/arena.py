@@ -41,7 +41,6 @@ class Contestant:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
-        self.steps: list[dict[str, float]] = []
         self.turns: list[list[dict[str, float]]] = []  # the kept turns, a few steps each
         self.memory: dict[str, float] = {}
         paths = [*map(str, path), str(ROOT), AS_STARTED.get("PYTHONPATH", "")]
@@ -89,22 +88,25 @@ class Contestant:
             raise Failed(str(answer["error"]))
         return answer
 
-    def step(self, keep: bool = True) -> dict[str, float]:
+    def step(self) -> dict[str, float]:
         assert self.child.stdin is not None
         self.child.stdin.write("step\n")
         self.child.stdin.flush()
         read = self._answer()
         self.memory["peak"] = max(self.memory.get("peak", 0.0), read.pop("peak"))
-        if keep:
-            self.steps.append(read)
         return read
 
     def turn(self, steps: int, keep: bool = True) -> float:
         """So many steps one after the other; wall seconds of one."""
-        made = [self.step(keep) for _ in range(steps)]
+        made = [self.step() for _ in range(steps)]
         if keep:
             self.turns.append(made)
         return sum(s["wall"] for s in made) / steps
+
+    @property
+    def steps(self) -> list[dict[str, float]]:
+        """Of all kept turns."""
+        return [step for turn in self.turns for step in turn]
 
     def median(self, reading: str) -> float:
         """Of the turns' means; of a rate, what the turn's CPU time gave."""

@@ -140,8 +140,7 @@ class Learning(Judging):
                 self.session.dealer.unpin()
                 self.say("From the next message on you talk to the new assistant.", "good")
             elif index == 1:
-                self.session.dealer.versus(BLIND)
-                self.say("Blind from the next message on; progress (ctrl+g) shows who wins.")
+                self._blind()
             else:
                 self.say("You stay with the old one; `hhchat snapshots` lists them all.")
             self.enter_again()
@@ -168,11 +167,14 @@ class Learning(Judging):
                 self.session.dealer.unpin()
                 self.say("You talk to the current assistant.")
             elif index == 1:
-                self.session.dealer.versus(BLIND)
-                self.say("Blind from the next message on; progress (ctrl+g) shows who wins.")
+                self._blind()
 
         options = ["The current one", "Blind: the current one beside the one before it"]
         self.app.push_screen(Choose("Which assistant?", options), chosen)
+
+    def _blind(self) -> None:
+        self.session.dealer.versus(BLIND)
+        self.say("Blind from the next message on; progress (ctrl+g) shows who wins.")
 
     def enter_again(self) -> None:
         """Hints anew, without taking the focus from a dialog or another screen."""

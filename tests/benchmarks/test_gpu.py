@@ -22,15 +22,13 @@ class Here(arena.Contestant):
     """A contestant in this process: a process of its own takes seconds to import torch."""
 
     def __init__(self, name: str, kind: str, settings: Mapping[str, Any], **_: Any) -> None:
-        self.name, self.steps, self.turns, self.memory = name, [], [], {}
+        self.name, self.turns, self.memory = name, [], {}
         if settings.get("memory") is not None and name != "hhchat-int8-limited":
             raise AssertionError(f"{name} was to have no limit")
         self.made = large.KINDS[kind](settings)
 
-    def step(self, keep: bool = True) -> dict[str, float]:
+    def step(self) -> dict[str, float]:
         read: dict[str, float] = self.made.step()
-        if keep:
-            self.steps.append(read)
         return read
 
     def close(self) -> None:
