@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hhchat.protocols import Engine, Scorer
 from hhchat.snapshots import CURRENT, Resolver
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hhchat.model import Model, PreferenceModel
 
 Resolve = Callable[[str], tuple[str, Path | None]]
+Settings = Mapping[str, Mapping[str, Any]]  # of each stage, by its name
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Backend(Protocol):
 
     def preference(self, model: Model, folder: Path) -> Scorer: ...
 
-    def memory(self, config: Config) -> Memory: ...
+    def memory(self, config: Config, stages: Settings | None = None) -> Memory: ...
 
 
 class LocalBackend:
@@ -74,8 +75,11 @@ class LocalBackend:
 
         return PreferenceModel.load(model, folder)
 
-    def memory(self, config: Config) -> Memory:
-        """Weights, adapters with their optimiser, and activations, against what is free."""
+    def memory(self, config: Config, stages: Settings | None = None) -> Memory:
+        """Weights, adapters with their optimiser, and activations, against what is free.
+
+        Of `stages` the ranks count, and `micro_tokens` where it is small; neither rows nor larger
+        micro-batches do, which are halved when memory runs out."""
         from hhchat.model.base import free_memory, has_bf16, pick_device
         from hhchat.model.locate import estimate, locate, read_config
 
@@ -84,11 +88,14 @@ class LocalBackend:
         if how == "auto":
             how = "int8" if device.type == "cuda" else "none"
         spec = read_config(locate(config.model.path))
-        needed = estimate(spec, how, bf16=has_bf16(device)).total
+        roles = _roles(stages or {})
+        needed = estimate(spec, how, bf16=has_bf16(device), **roles).total
         available = free_memory(device)
         advice = ""
         if needed > available:
-            advice = _what_fits(available, {q: estimate(spec, q).total for q in ("int8", "nf4")})
+            advice = _what_fits(
+                available, {q: estimate(spec, q, **roles).total for q in ("int8", "nf4")}
+            )
         return Memory(needed, available, device.type, advice)
 
 
@@ -119,6 +126,19 @@ def _describer(model: Model, resolve: Resolver) -> PreferenceModel | None:
     prior = model.folder / "prior"
     folder = prior if (prior / "pm.json").is_file() else resolve.preference(CURRENT)
     return None if folder is None else PreferenceModel.load(model, folder)
+
+
+def _roles(stages: Settings) -> dict[str, Any]:
+    """What `estimate` asks of the stages' settings, as far as they are set."""
+    found: dict[str, int] = {}
+    for name, told in stages.items():
+        rank, tokens = told.get("rank"), told.get("micro_tokens")
+        if isinstance(rank, int):
+            role = "pm_rank" if name == "pm" else "rank"
+            found[role] = max(rank, found.get(role, 0))
+        if isinstance(tokens, int):
+            found["tokens"] = min(tokens, found.get("tokens", 2048))
+    return found
 
 
 def _what_fits(available: int, needed: Mapping[str, int]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hhchat import parallel
-from hhchat.backend import Backend, LocalBackend, Memory, Resolve
+from hhchat.backend import Backend, LocalBackend, Memory, Resolve, Settings
 from hhchat.config import Config
 from hhchat.parallel import Lost, World
 from hhchat.preflight import settings_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 GIVEN = (  # what a follower needs of a stage's context
     *("comparisons", "heldout", "prompts", "heldout_prompts"),
-    *("out", "stages", "state", "seed", "start"),
+    *("out", "stages", "gauges", "state", "seed", "start"),
 )
 LINGER = 2.0  # seconds a failed follower waits, so that the main process tells its story first
 
@@ -64,9 +64,9 @@ class Crew:
     def preference(self, model: Model, folder: Path) -> Scorer:
         return self.backend.preference(model, folder)
 
-    def memory(self, config: Config) -> Memory:
+    def memory(self, config: Config, stages: Settings | None = None) -> Memory:
         """On a CPU the processes take theirs from one and the same memory."""
-        memory = self.backend.memory(config)
+        memory = self.backend.memory(config, stages)
         if memory.needed is None or memory.device != "cpu":
             return memory
         return replace(memory, needed=memory.needed * self.world.size)

@@ -72,12 +72,14 @@ def gather(store: Store, *, starter: bool) -> Dataset:
 
 def recall(store: Store, record: Mapping[str, Any]) -> Dataset:
     """The data of an earlier run, by what it recorded; HhchatError when rows are gone."""
-    return Dataset(
-        _rows(store, record["comparisons"]),
-        _rows(store, record["heldout"]),
-        tuple(_prompt(p) for p in record["prompts"]),
-        tuple(_prompt(p) for p in record["heldout_prompts"]),
-    )
+    try:
+        prompts, heldout = (
+            tuple(_prompt(p) for p in record[name]) for name in ("prompts", "heldout_prompts")
+        )
+        rows = record["comparisons"], record["heldout"]
+    except (KeyError, TypeError, AttributeError):
+        raise HhchatError("what this run learns from (its data.json) is damaged") from None
+    return Dataset(_rows(store, rows[0]), _rows(store, rows[1]), prompts, heldout)
 
 
 def opening(messages: Sequence[Message]) -> str:

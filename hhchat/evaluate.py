@@ -280,6 +280,8 @@ def typical(
     """Of each prompt the reply of median score out of `DRAWS`, of incumbent and candidate.
 
     Empty replies are not shown, where there is another."""
+    if not prompts:
+        return []
     asked = [p for p in prompts for _ in range(DRAWS)]
     medians: dict[str, list[str]] = {}
     scores: dict[str, list[tuple[float, ...]]] = {}

@@ -35,6 +35,7 @@ class Evidence:
     pairs: list[Mapping[str, Any]] = field(default_factory=list)
     replies: Mapping[str, Any] = field(default_factory=dict)
     current: str = ""
+    incumbent: str | None = None  # what the candidate was compared with
     missing: list[str] = field(default_factory=list)
 
 
@@ -78,6 +79,8 @@ def _verdict(found: Evidence, folder: RunFolder, store: Store) -> None:
             if snapshot.id == found.run.snapshot:
                 measured = list(_mapping(snapshot.info.get("measurements")).values())
                 found.reasons = [str(r) for r in as_list(snapshot.info.get("reasons"))]
+    incumbent = report.get("incumbent", found.run.data.get("incumbent"))
+    found.incumbent = incumbent if isinstance(incumbent, str) else None
     found.measured = {m.name: m for m in map(_measurement, measured) if m is not None}
     found.samples = [_mapping(sample) for sample in as_list(report.get("samples"))]
     found.rows = [_mapping(row) for row in as_list(report.get("rows"))]

@@ -32,7 +32,7 @@ class GateRules:
     min_prompts: int = setting(
         8, "On fewer held-out prompts than this a gain in score proves nothing.", low=2
     )
-    max_kl: float = setting(10.0, "Most drift from the reference, in nats per response.")
+    max_kl: float = setting(10.0, "Most drift from the base, in nats per response.")
     max_unfinished_increase: float = setting(
         0.02, "How much larger the share of replies that do not end may become."
     )
@@ -148,10 +148,10 @@ def _gauges(report: Report, rules: GateRules) -> Iterator[str]:
 def _drift(report: Report, rules: GateRules) -> Iterator[str]:
     whole = _drifted(report)
     if whole is None:
-        yield "the drift from the reference (KL) was not measured"
+        yield "the drift from the base (KL) was not measured"
     elif not whole <= rules.max_kl:
         yield (
-            f"the policy drifted {_number(whole)} nats per response from the reference, "
+            f"the policy drifted {_number(whole)} nats per response from the base, "
             f"more than the {_number(rules.max_kl)} allowed"
         )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hhchat import paths
-from hhchat.backend import Backend, LocalBackend
+from hhchat.backend import Backend, LocalBackend, Settings
 from hhchat.candidate import GATE, Candidate
 from hhchat.dataset import Dataset, gather, recall
 from hhchat.events import Event
@@ -40,7 +40,7 @@ from hhchat.preflight import (
 from hhchat.protocols import Objective, StageResult, Trainer, TrainingContext
 from hhchat.runfolder import Journal, Results, RunFolder
 from hhchat.sealing import only_one, read_json, write_json
-from hhchat.snapshots import Resolver
+from hhchat.snapshots import Resolver, whole
 from hhchat.stopping import Stop
 from hhchat.types import (
     BadInput,
@@ -115,6 +115,17 @@ def train(
         return story.tell()
 
 
+def _check_room(store: Store, config: Config, backend: Backend, told: Settings) -> None:
+    """Refuse what would end a run after hours: too little memory, an assistant to be measured
+    beside whose files are gone."""
+    memory = backend.memory(config, told)
+    if not memory.fits:
+        raise ModelError(too_big(memory))
+    current = store.current()
+    if current is not None:
+        whole(current)
+
+
 @dataclass
 class _Story:
     """One run from its open row to its end."""
@@ -155,15 +166,14 @@ class _Story:
         trainers = trainers_of(config, plugins, stages)
         if aside:
             on_event(Event("line", text=aside))
-        memory = backend.memory(config)
-        if not memory.fits:
-            raise ModelError(too_big(memory))
+        told = {t.name: settings_of(t) for t in trainers}
+        _check_room(store, config, backend, told)
         if len(data.heldout_prompts) < config.gate.min_prompts:
             on_event(Event("line", text=too_few_prompts(data, config)))
         on_event(Event("line", text=f"loading {config.model.path}"))
         model = backend.load(config)
         record = {
-            "stages": {t.name: settings_of(t) for t in trainers},
+            "stages": told,
             "model": asdict(config.model),
             "incumbent": incumbent_of(store, model.identity),
             "warm_start": warm_start,
@@ -215,6 +225,7 @@ class _Story:
             )
         told = run.data["stages"]
         trainers = [plugins.trainer(name, told[name]) for name in run.stages]
+        _check_room(store, config, backend, told)
         on_event(Event("line", text=f"loading {config.model.path}"))
         model = backend.load(config)
         if run.base != model.identity:
@@ -331,6 +342,7 @@ class _Story:
             heldout_prompts=self.data.heldout_prompts,
             out=self.folder.out(stage),
             stages=dict(results.folders),
+            gauges={name: self.folder.build / where for name, where in results.gauges.items()},
             state=self.folder.state(stage),
             log=self._log,
             seed=self.run.seed,

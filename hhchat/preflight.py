@@ -17,7 +17,7 @@ from hhchat.dataset import Dataset, gather
 from hhchat.protocols import Trainer
 from hhchat.runfolder import RunFolder, safe_name
 from hhchat.sealing import is_held
-from hhchat.snapshots import BASE
+from hhchat.snapshots import BASE, whole
 from hhchat.types import BadInput, HhchatError, Run
 
 if TYPE_CHECKING:
@@ -76,11 +76,17 @@ def plan(
     trainers = trainers_of(config, plugins, stages)
     problems: list[str] = []
     try:
-        memory = (backend or LocalBackend()).memory(config)
+        settings = {t.name: settings_of(t) for t in trainers}
+        memory = (backend or LocalBackend()).memory(config, settings)
     except HhchatError as error:
         memory, problems = Memory(None, None), [str(error)]
     unfinished = resumable(store)
     incumbent = store.current()
+    if incumbent is not None:
+        try:
+            whole(incumbent)
+        except HhchatError as error:
+            problems.append(str(error))
     planned = Plan(
         stages=tuple(StagePlan(t.name, settings_of(t)) for t in trainers),
         base=config.model.path,

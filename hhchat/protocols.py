@@ -5,7 +5,7 @@ Standard library only. Anything that satisfies one of these can be a plugin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -99,6 +99,7 @@ class TrainingContext:
     log: Callable[[Metric], None]
     seed: int = 0
     terms: Sequence[tuple[Objective, float]] = ()  # plugin reward terms and their weights
+    gauges: Mapping[str, Path] = field(default_factory=dict)  # preference models of half the picks
     start: Path | None = None  # a policy adapter to start from (--warm-start); None: the base
     report: Callable[[str], None] = field(default=lambda text: None)  # a line for the user
     stopped: Callable[[], bool] = field(default=lambda: False)  # Ctrl-C: seal and raise Cancelled

@@ -67,7 +67,7 @@ def _summary(found: Evidence) -> str:
     rows = [
         ("promoted", promoted),
         ("snapshot", run.snapshot),
-        ("compared with", data.get("incumbent")),
+        ("compared with", found.incumbent),
         ("stages", ", ".join(run.stages)),
         ("picks trained on", len(as_list(data.get("comparisons"))) or None),
         ("picks held out", len(as_list(data.get("heldout"))) or None),

@@ -18,7 +18,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,6 +204,36 @@ class RunFolder:
         and its copy of the prompts would outlive a conversation that the user deletes."""
         shutil.rmtree(self.root / "state", ignore_errors=True)
         self.data.unlink(missing_ok=True)
+
+
+def forget_words(asked: Collection[str]) -> None:
+    """Take what was asked in a deleted conversation out of what runs keep: the replies shown on
+    their pages, and the prompts of those that could go on. What was measured stays."""
+    for root in sorted(paths.runs().glob("*")):
+        report, data = root / "report.json", root / "data.json"
+        with contextlib.suppress(HhchatError, TypeError, AttributeError, KeyError):
+            told = read_json(report)
+            rows = [r for r in told.get("rows", ()) if r["prompt"] in asked]
+            shown = {
+                name: [s for s in told.get(name, ()) if s["prompt"] not in asked]
+                for name in ("samples", "typical")
+            }
+            if rows or any(len(kept) < len(told.get(name, ())) for name, kept in shown.items()):
+                for row in rows:
+                    row["prompt"] = ""
+                write_json(report, {**told, **shown})
+        with contextlib.suppress(HhchatError, TypeError, AttributeError, KeyError):
+            told = read_json(data)
+            kept = {
+                name: [p for p in told[name] if not _asks(p, asked)]
+                for name in ("prompts", "heldout_prompts")
+            }
+            if any(len(kept[name]) < len(told[name]) for name in kept):
+                write_json(data, {**told, **kept})
+
+
+def _asks(prompt: Mapping[str, Any], asked: Collection[str]) -> bool:
+    return any(m["role"] == "user" and m["content"] in asked for m in prompt["messages"])
 
 
 class Journal:

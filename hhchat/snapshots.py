@@ -35,7 +35,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise HhchatError(
             f"snapshot {folder.name} is missing: {folder} does not exist. "
-            "`hhchat snapshots rollback` returns to the one before"
+            "`hhchat snapshots rollback` returns to the one before, `use` to any other"
         )
     told = read_json(folder / MANIFEST)
     if not isinstance(told, dict):
@@ -54,6 +54,12 @@ def part(folder: Path, role: str) -> Path | None:
     if not inside.is_dir():
         raise HhchatError(f"snapshot {folder.name} is damaged: its {role} ({name}) is missing")
     return inside
+
+
+def whole(snapshot: Snapshot) -> None:
+    """Raises HhchatError when a folder that the snapshot's manifest names is missing."""
+    for role in ("policy", "preference"):
+        part(folder_of(snapshot), role)
 
 
 def best_of(folder: Path | None) -> int:

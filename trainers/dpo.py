@@ -79,12 +79,15 @@ class Learner(PolicyLearner):
         order = torch.randperm(len(self.pairs), generator=generator).tolist()
         readings: dict[str, float] = {}
         responses: Sequence[Response] = ()
-        if update % hyper.check == 0 or update + 1 == hyper.updates:
-            responses = self.sample(update, self.prompts(update // hyper.check, hyper.replies))
+        if update % hyper.check == 0:
+            responses = self.plain(update)
             readings |= self.scores(responses)[1]
             readings |= kl_readings(self.look(responses))
         readings |= self.learn(order[at * hyper.batch : (at + 1) * hyper.batch])
         return readings, responses
+
+    def plain(self, update: int) -> list[Response]:
+        return self.sample(update, self.prompts(update // self.hyper.check, self.hyper.replies))
 
     def learn(self, chosen: Sequence[int]) -> dict[str, float]:
         """One step on these pairs, in micro-batches of like lengths."""

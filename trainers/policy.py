@@ -18,7 +18,14 @@ from hhchat_trainers.adam import Adam, Group
 from hhchat_trainers.descent import Budget, Descent, fewer_rows, until_it_fits
 from hhchat_trainers.glimpse import Glimpse
 from hhchat_trainers.maths import response_kl, warm_up
-from hhchat_trainers.readings import Asked, Normalised, correlation, mean_of, shape_readings
+from hhchat_trainers.readings import (
+    Asked,
+    Normalised,
+    correlation,
+    kl_readings,
+    mean_of,
+    shape_readings,
+)
 from hhchat_trainers.rollout import (
     Response,
     Scored,
@@ -60,7 +67,9 @@ class PolicySettings:
     max_new_tokens: int = setting(128, "Longest rollout reply, in tokens.", low=1)
     grad_norm: float = setting(1.0, "Gradient norm limit of each role; 0: none.", low=0.0)
     patience: int = setting(15, "Updates without a better gauge before stopping; 0: never.", low=0)
-    smoothing: float = setting(0.3, "Weight of the newest reading in the smoothed gauge.", low=0.01)
+    smoothing: float = setting(
+        0.3, "Weight of the newest reading in the smoothed gauge.", low=0.01, high=1.0
+    )
     max_gap: float = setting(
         0.5, "Stop when the score runs ahead of the gauges by more than this, in sd; 0: never."
     )
@@ -92,9 +101,7 @@ class PolicyLearner:
         folder = context.stages["pm"]
         self.pm = PreferenceModel.load(self.model, folder)
         self.gauges = {
-            name: PreferenceModel.load(self.model, folder / f"half-{name}")
-            for name in ("a", "b")
-            if (folder / f"half-{name}").is_dir()
+            name: PreferenceModel.load(self.model, half) for name, half in context.gauges.items()
         }
         spec = self.model.spec
         # The reference is what the policy starts from: the bare base, or an adapter (trap 14).
@@ -160,7 +167,24 @@ class PolicyLearner:
             if self.stop:
                 self.context.report(f"{self.stage} stopped at update {update + 1}: {self.stop}")
                 break
+        if not self.stop and first <= self.settings.updates:
+            self.last_look()
         return self.finish()
+
+    def last_look(self) -> None:
+        """Replies are read before each update; what the last one made is a candidate too."""
+        update = self.settings.updates
+        made = {k: v.clone() for k, v in state.module_tensors("", self.policy).items()}
+        responses = self.plain(update)
+        readings = self.scores(responses)[1] | kl_readings(self.look(responses))
+        self.judge(update, readings, responses, made)  # a reason to stop is one not to keep it
+        for name, number in readings.items():
+            self.context.log(Metric(self.stage, update, name, number))
+        self.seal(update + 1)
+
+    def plain(self, update: int) -> list[Response]:
+        """What the policy says by itself, to be read and not to learn from."""
+        return self.sample(update, self.prompts(update, self.settings.batch))
 
     # pieces of an update
 
@@ -198,12 +222,25 @@ class PolicyLearner:
         self, responses: Sequence[Response], value: tuple[Adapter, ScalarHead] | None = None
     ) -> Scored:
         """Policy, reference and value on these replies, in one pass without gradients."""
+        return self.scored(responses, self.reference, value)
+
+    def drift(self, responses: Sequence[Response], reference: Role) -> Tensor:
+        """log pi / pi_0 of each reply [B], in nats: its mean is the KL to `reference`."""
+        scored = self.scored(responses, reference, None)
+        return response_kl(scored.logprobs_BT, scored.reference_BT, scored.tokens.mask_BT)
+
+    def scored(
+        self,
+        responses: Sequence[Response],
+        reference: Role,
+        value: tuple[Adapter, ScalarHead] | None,
+    ) -> Scored:
         return self.budget.fitting(
             lambda tokens: score_roles(
                 self.model,
                 responses,
                 self.policy,
-                self.reference,
+                reference,
                 value,
                 budget=tokens,
                 world=self.world,
@@ -384,9 +421,12 @@ class PolicyLearner:
         some = [prompts[i] for i in order[: hyper.evaluate]]
         seeds = [state.seed_for(0, "closing", i) for i in range(len(some))]
         after = self.replies(some, seeds)
-        scored = self.look(after)
-        kl = response_kl(scored.logprobs_BT, scored.reference_BT, scored.tokens.mask_BT)
+        # to the bare base: the gate's limit is on the whole way, however many warm starts it took
+        kl = self.drift(after, None)
         measured = [mean_of("kl", kl, "nats/response")]
+        if self.reference is not None:
+            kl_start = self.drift(after, self.reference)
+            measured.append(mean_of("kl_start", kl_start, "nats/response"))
         self.world.agree(self.policy.parameters())
         info: dict[str, Any] = {
             "best_update": None if self.best is None else self.best[1],

@@ -145,7 +145,10 @@ def _check(config: Config, key: str) -> None:
         check_theme(config.chat.theme)
     elif section not in SECTIONS:
         quiet_libraries()
-        load_plugins().trainer(section, config.table(section))
+        trainer = load_plugins().trainer(section, config.table(section))
+        check = getattr(trainer, "check", None)
+        if callable(check):
+            check()
 
 
 def _toml(value: Any) -> str:

@@ -91,6 +91,7 @@ def checks() -> Iterator[Check]:
     yield from _guard("settings", _settings)
     yield from _guard("data", _data)
     yield from _guard("database", _database)
+    yield from _guard("assistant", _assistant)
     yield from _guard("model", _model)
     yield from _guard("device", _device)
 
@@ -146,6 +147,21 @@ def _database() -> Iterator[Check]:
     data = {"path": str(path), "check": answer, "sqlite": sqlite3.sqlite_version, "stats": stats}
     text = f"{path}: {answer}, {_size(path.stat().st_size)}, SQLite {sqlite3.sqlite_version}"
     yield Check("database", answer == "ok", text, data)
+
+
+def _assistant() -> Iterator[Check]:
+    """Whether the promoted snapshot's files are all there."""
+    from hhchat import paths
+    from hhchat.snapshots import whole
+
+    if not paths.database().exists():
+        return
+    with open_store(reading=True) as store:
+        current = store.current()
+    if current is not None:
+        whole(current)
+    name = current.id if current else "the base"
+    yield Check("assistant", True, name, {"snapshot": current.id if current else "base"})
 
 
 def _model() -> Iterator[Check]:

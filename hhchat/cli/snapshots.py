@@ -87,8 +87,10 @@ def use(snapshot_id: str, as_json: bool) -> None:
 @json_option
 def rollback(as_json: bool) -> None:
     """Return to the assistant before this one."""
+    from hhchat.snapshots import whole
+
     with open_store() as store:
-        store.rollback()
+        store.rollback(whole)
         _tell(store, as_json)
 
 

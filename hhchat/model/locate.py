@@ -89,10 +89,11 @@ class Memory:
     weights: int
     adapters: int
     activations: int
+    sealing: int  # copies on their way to the disk, between updates
 
     @property
     def total(self) -> int:
-        return self.weights + self.adapters + self.activations
+        return self.weights + self.adapters + max(self.activations, self.sealing)
 
 
 def estimate(
@@ -100,10 +101,12 @@ def estimate(
     quantization: str,
     *,
     rank: int = 16,
+    pm_rank: int = 16,
     tokens: int = 2048,
     bf16: bool = False,
 ) -> Memory:
-    """Memory for training with four roles on one base (policy, value and PM adapters with Adam).
+    """Memory for PPO on one base: a policy of `rank`; the preference model, its two halves and the
+    value of `pm_rank`; Adam for policy and value.
     `bf16`: matrices that are not quantised are kept in it, where the device multiplies it.
 
     Activations: what a checkpoint-free backward of policy and value keeps for a micro-batch of
@@ -113,9 +116,8 @@ def estimate(
     other = (
         spec.vocab * spec.hidden * (1 if spec.tied else 2) * (4 if quantization == "none" else 2)
     )
-    lora = (
-        rank
-        * spec.layers
+    lora = 4 * (  # bytes of an adapter of rank 1, in fp32
+        spec.layers
         * (
             4 * spec.hidden
             + 2 * spec.heads * spec.head_dim
@@ -129,8 +131,12 @@ def estimate(
     wide = 2 * (spec.hidden + attended + shared)
     narrow = 2 * spec.hidden + attended + spec.inter * (4 if spec.gated else 2)
     kept_per_token = spec.layers * (4 * wide + (2 if bf16 else 4) * narrow)
+    inside = spec.layers * (7 if spec.gated else 6) * (2 if bf16 else 4)  # of the adapters, a rank
     return Memory(
         weights=int(body * per_weight + other),
-        adapters=lora * 4 * (3 + 2 * 3),  # three roles in fp32, gradients and two moments for two
-        activations=tokens * (2 * kept_per_token * 5 // 4 + 4 * spec.vocab),
+        # policy and value with gradient and two moments; the policy as it sampled and at its best
+        adapters=lora * (6 * rank + (3 + 4) * pm_rank),
+        activations=tokens
+        * (2 * kept_per_token * 5 // 4 + 4 * spec.vocab + inside * (rank + pm_rank)),
+        sealing=2 * lora * (4 * rank + 3 * pm_rank),  # as bytes, and the file they make
     )

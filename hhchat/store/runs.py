@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -166,15 +166,18 @@ class Runs(Comparisons):
             id = None if snapshot_id == "base" else find(conn, "snapshot", snapshot_id)["id"]
             return self._append(conn, id, run, reason, rollback=False)
 
-    def rollback(self) -> Snapshot | None:
+    def rollback(self, check: Callable[[Snapshot], None] | None = None) -> Snapshot | None:
         """Return to the assistant before the current one (None: the bare base), by one more row.
 
-        Rolling back twice goes back two promotions. Raises BadInput when none is left.
+        Rolling back twice goes back two promotions. Raises BadInput when none is left. `check` is
+        given the snapshot to return to, and keeps things as they are by raising.
         """
         with self.writing() as conn:
             before = _lineage(self._promotions(conn))
             if len(before) == 1:
                 raise BadInput("nothing to roll back: no promotion is left before this one")
+            if check is not None and before[-2] is not None:
+                check(self.snapshot(before[-2]))
             self._append(conn, before[-2], None, "rollback", rollback=True)
         return self.current()
 

@@ -150,7 +150,7 @@ class Conversations(ModalScreen[str | None]):
 
         def sure(answer: bool | None) -> None:
             if answer:
-                self._try(lambda: self._store.delete_conversation(conversation.id, purge=False))
+                self._try(lambda: self._delete(conversation.id))
                 cast("ChatApp", self.app).purge()  # the rest of it, off this thread
 
         text = (
@@ -177,6 +177,13 @@ class Conversations(ModalScreen[str | None]):
             self.app.push_screen(Ask("Write to which file?", str(Path.cwd() / name)), write)
 
         self.app.push_screen(Choose("Export as", ["Markdown", "JSON"]), chosen)
+
+    def _delete(self, id: str) -> None:
+        from hhchat.runfolder import forget_words
+
+        asked = {turn.user for turn in self._store.turns(id)}
+        self._store.delete_conversation(id, purge=False)
+        forget_words(asked)
 
     def _try(self, act: object, done: str = "") -> None:
         assert callable(act)

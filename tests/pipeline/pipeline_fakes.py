@@ -96,7 +96,7 @@ class FakeBackend:
     def preference(self, model: Any, folder: Path) -> FakePreference:
         return FakePreference(json.loads((folder / "pm.json").read_text())["sign"])
 
-    def memory(self, config: Config) -> Memory:
+    def memory(self, config: Config, stages: object = None) -> Memory:
         return Memory(8 << 30, (16 if self.fits else 4) << 30, "cpu", "Try a smaller one")
 
 

@@ -82,9 +82,25 @@ def test_the_reference_is_the_adapter_that_the_policy_began_as(world, tmp_path):
     still = world.train(tw.ppo(updates=1, learning_rate=0.0), "still", start=start)
     tensors = [peft_tensors(load_adapter(world.model.spec, f)) for f in (start, still.context.out)]
     assert all(tensors[0][k].equal(tensors[1][k]) for k in tensors[0])
-    assert next(m for m in still.result.measurements if m.name == "kl").value == 0.0
+    measured = {m.name: m.value for m in still.result.measurements}
+    assert measured["kl_start"] == 0.0
+    # the gate's limit is on the whole way from the base, or a chain of warm starts would escape it
+    assert measured["kl"] > 0.01
     # and a first run begins as the bare base
-    assert world.train(tw.ppo(updates=1), "cold").values("kl") == [0.0]
+    cold = world.train(tw.ppo(updates=1), "cold")
+    assert cold.values("kl")[0] == 0.0
+    assert [m.name for m in cold.result.measurements] == ["kl"]
+
+
+def test_what_the_last_update_made_can_be_the_policy_that_is_kept(world):
+    hyper = tw.ppo(updates=1, learning_rate=3e-2, smoothing=1.0)
+    ran = world.train(hyper, "one")
+    before, after = ran.values("gauge")
+    assert after > before  # or this seed shows nothing
+    assert ran.result.info["best_update"] == 1
+    saved = peft_tensors(load_adapter(world.model.spec, ran.context.out))
+    began = peft_tensors(Adapter(world.model.spec, hyper.rank, seed=state.seed_for(11, "policy")))
+    assert any(not saved[k].equal(began[k]) for k in saved)
 
 
 def sealed_after(world: tw.World, name: str, hyper) -> dict[str, torch.Tensor]:
@@ -194,7 +210,7 @@ def test_prompts_come_from_the_training_prompts_alone_and_none_twice_in_a_pass(w
     term = Term("watch", lambda e: 0.0)
     world.train(tw.ppo(updates=5, learning_rate=0.0), "prompts", terms=[(term, 1.0)])
     asked = [e.messages for e in term.seen]
-    assert len(asked) == 5 * 16
+    assert len(asked) == 6 * 16  # what the last update made is read too
     pool = {p.messages for p in world.prompts}
     assert set(asked) <= pool
     assert not set(asked) & {p.messages for p in world.heldout_prompts}
@@ -239,7 +255,7 @@ def test_a_plugin_s_term_is_rewarded_by_its_weight_and_named_in_the_metrics(worl
     hyper = tw.ppo(updates=1, learning_rate=0.0)
     plain = world.train(hyper, "plain")
     with_ = world.train(hyper, "with", terms=[(term, 0.1)])
-    mean = sum(-len(e.reply) for e in term.seen) / len(term.seen)
+    mean = sum(-len(e.reply) for e in term.seen[: hyper.batch]) / hyper.batch
     assert with_.values("reward_brief")[0] == pytest.approx(mean)
     gain = with_.values("score")[0] - plain.values("score")[0]
     assert gain == pytest.approx(0.1 * mean, abs=1e-5)
@@ -336,7 +352,7 @@ def test_replies_that_begin_to_decline_are_told_once_and_stop_nothing(world, mon
 
     monkeypatch.setattr(readings, "evades", evades)
     ran = world.train(hyper, "declining")
-    assert ran.values("evasive") == [0.0, 1.0, 1.0]
+    assert ran.values("evasive") == [0.0, 1.0, 1.0, 1.0]
     assert len([line for line in ran.told if "100% of the replies decline" in line]) == 1
 
 
@@ -449,7 +465,7 @@ def test_a_policy_that_learns_its_judge_and_not_the_user_is_stopped(world, tmp_p
     assert smooth[-1] > 1.0 >= max(smooth[:-1])
     assert ran.result.info["best_update"] < len(gap) - 1
     unguarded = replace(hyper, updates=len(gap) + 2, max_gap=0.0)
-    assert len(world.train(unguarded, "no-guard").values("gap")) == len(gap) + 2
+    assert len(world.train(unguarded, "no-guard").values("gap")) == len(gap) + 3
 
 
 def test_training_a_policy_leaves_base_and_preference_model_as_they_were(world):

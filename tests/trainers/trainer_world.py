@@ -200,6 +200,9 @@ class World:
     folder: Path
     stages: dict[str, Path] = field(default_factory=dict)
 
+    def halves(self) -> list[Path]:
+        return sorted(self.stages["pm"].glob("half-*")) if "pm" in self.stages else []
+
     def context(self, name: str, **changes: Any) -> Ran:
         out = self.folder / name / "out"
         out.mkdir(parents=True, exist_ok=True)
@@ -213,6 +216,7 @@ class World:
             heldout_prompts=self.heldout_prompts,
             out=out,
             stages=self.stages,
+            gauges={half.name[5:]: half for half in self.halves()},
             state=self.folder / name / "state",
             log=metrics.append,
             report=told.append,
