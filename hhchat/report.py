@@ -105,7 +105,7 @@ def _headline(found: Evidence) -> list[tuple[str, str, str]]:
         )
     kl = measured.get("kl")
     if kl is not None and usable(kl.value):
-        told.append(("drift from the start", f"{kl.value:.2f} nats", "KL per reply"))
+        told.append(("drift from the base", f"{kl.value:.2f} nats", "KL per reply"))
     length = measured.get("length")
     if length is not None and usable(length.value):
         was = before(measured, "length")
@@ -237,7 +237,7 @@ def _histograms(found: Evidence) -> str:
     if kl:
         said = (
             f"{len(kl)} replies to held-out prompts; their mean is the KL that the gate reads. "
-            "Far to the right are replies that the start would hardly have given."
+            "Far to the right are replies that the base would hardly have given."
         )
     return section(
         "Replies to held-out prompts",
@@ -246,7 +246,7 @@ def _histograms(found: Evidence) -> str:
             drawn("length", "Length", "tokens"),
             figure(
                 "KL reply by reply",
-                svg.histogram("KL reply by reply", {"after": kl}, "nats from the start"),
+                svg.histogram("KL reply by reply", {"after": kl}, "nats from the base"),
                 said,
             ),
         ),

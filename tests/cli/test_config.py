@@ -283,6 +283,8 @@ def test_set_refuses_what_would_not_be_read(
         ("ppo.updates", "0", "[ppo] updates must be at least 1, not 0"),
         ("ppo.updats", "3", "[ppo] has no setting 'updats': did you mean 'updates'?"),
         ("pm.warmup", "nan", "[pm] warmup must be a number, not nan"),
+        ("ppo.smoothing", "5", "[ppo] smoothing must be at most 1, not 5"),
+        ("pm.prior", "/nowhere/at-all", "/nowhere/at-all"),
         ("train.stages", "pm,pp", "no trainer is called 'pp': did you mean 'ppo'?"),
         ("pool.foo", "1", "[pool] has no version 'foo'"),
         ("weights.warmht", "1", "[weights] names no objective 'warmht'"),

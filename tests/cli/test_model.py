@@ -54,6 +54,17 @@ def test_ask_and_doctor(run: Run) -> None:
     assert "int8 by bitsandbytes works" in run("doctor").ok().out
 
 
+def test_doctor_misses_the_files_of_the_assistant(run: Run, home: Path) -> None:
+    with Store() as store:
+        store.add_snapshot(Snapshot("s-gone", "s-gone", None, "base", "starter@0"))
+        store.promote("s-gone", reason="by hand")
+    ran = run("doctor", "--json")
+    assert ran.code == 1
+    [told] = [line for line in ran.lines if line["check"] == "assistant"]
+    assert not told["ok"]
+    assert "s-gone is missing" in told["text"]
+
+
 def test_doctor_fails_on_a_damaged_database(run: Run, home: Path) -> None:
     home.mkdir()
     (home / "hhchat.db").write_bytes(b"rubbish" * 1000)
@@ -160,8 +171,9 @@ def test_a_run_that_cannot_start(run: Run, args: list[str], said: str) -> None:
     assert len(ran.err.splitlines()) == 1
 
 
-def test_a_prior_that_is_not_there_is_refused_before_a_run_begins(run: Run) -> None:
-    run("config", "set", "pm.prior", "/no/such/prior").ok()
+def test_a_prior_that_is_not_there_is_refused_before_a_run_begins(run: Run, home: Path) -> None:
+    home.mkdir()
+    (home / "config.toml").write_text('[pm]\nprior = "/no/such/prior"\n')
     for ran in (run("train", "--dry-run"), run("train")):
         assert ran.code in (1, 2)
         assert "/no/such/prior is not a preference model" in ran.err

@@ -199,6 +199,14 @@ def test_snapshots(run: Run, snapshots: None) -> None:
     ran = run("snapshots", "rollback")
     assert ran.code == 2
     assert "nothing to roll back" in ran.err
+    run("snapshots", "use", "first").ok()
+    run("snapshots", "use", "second").ok()
+    (paths.snapshots() / "first").rename(paths.snapshots() / "away")
+    ran = run("snapshots", "rollback")
+    assert ran.code != 0
+    assert "snapshot first is missing" in ran.err
+    assert [row["current"] for row in run("snapshots", "--json").ok().lines] == [False, True]
+    (paths.snapshots() / "away").rename(paths.snapshots() / "first")
     run("snapshots", "use", "base").ok()
     [shown] = run("snapshots", "show", "first", "--json").ok().lines
     assert shown["info"] == {"reasons": ["good"]}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hhchat.backend import LocalBackend
+from hhchat.config import Config
 from hhchat.model import Adapter, load_model
-from hhchat.model.locate import estimate
+from hhchat.model.locate import STARTER, estimate, read_config
 from hhchat.model.rows import Rows
 
 
@@ -33,3 +35,20 @@ def test_a_training_holds_no_more_than_the_check_before_it_counts(dtype):
     counted = estimate(model.spec, "none", tokens=tokens, bf16=dtype == "bf16").activations
     assert total.requires_grad
     assert counted / 2 < sum(held.values()) < counted
+
+
+def test_ranks_that_a_run_is_set_to_count_in_what_it_is_said_to_need():
+    config = Config()
+    backend = LocalBackend()
+
+    def needed(**stages):
+        return backend.memory(config, stages).needed
+
+    plain = needed(pm={"rank": 16}, ppo={"rank": 16, "micro_tokens": None})
+    assert plain == backend.memory(config).needed
+    spec = read_config(STARTER)
+    lora = sum(p.numel() for p in Adapter(spec, 1).parameters())
+    assert needed(ppo={"rank": 1000}) > plain + 4 * lora * 984 * 6
+    assert needed(pm={"rank": 1000}) > plain + 4 * lora * 984 * 7
+    assert needed(ppo={"micro_tokens": 128}) < plain
+    assert needed(ppo={"micro_tokens": 10**7}) == plain  # halved when memory runs out

@@ -107,6 +107,7 @@ class FakePM:
     name: ClassVar[str] = "fakepm"
     accuracy: float = 0.8
     sign: float = 1.0
+    halves: bool = False
 
     def train(self, context: TrainingContext) -> StageResult:
         (context.out / "pm.json").write_text(json.dumps({"sign": self.sign}))
@@ -115,7 +116,12 @@ class FakePM:
         context.log(Metric(self.name, 0, "updates", 1))
         context.log(Metric(self.name, 0, "accuracy", self.accuracy))
         measured = Measurement("pm_accuracy", self.accuracy, n=n)
-        return StageResult([measured], preference=context.out, info={"n": len(context.comparisons)})
+        info: dict[str, Any] = {"n": len(context.comparisons)}
+        for half in "ab" if self.halves else "":
+            (context.out / f"half-{half}").mkdir(exist_ok=True)
+            (context.out / f"half-{half}" / "pm.json").write_text(json.dumps({"sign": self.sign}))
+            info.setdefault("gauges", {})[half] = str(context.out / f"half-{half}")
+        return StageResult([measured], preference=context.out, info=info)
 
 
 @dataclass(frozen=True)

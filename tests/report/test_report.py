@@ -214,6 +214,13 @@ def test_a_run_of_an_older_version_shows_what_it_kept_and_says_what_it_did_not(
     assert "newer hhchat" in checked(page(gather(store, run))).text
 
 
+def test_a_resumed_run_names_the_assistant_that_it_was_compared_with(store: Store) -> None:
+    run = whole(store)
+    path = RunFolder(run.id).root / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"incumbent": "s-since"}))
+    assert re.search(r"compared with\s*s-since", checked(page(gather(store, run))).text)
+
+
 def test_hostile_text_is_shown_and_does_nothing(store: Store) -> None:
     run = whole(store, reply=HOSTILE, prompt=HOSTILE, mode=HOSTILE)
     store.add_metrics(run.id, [Metric("<i>stage", s, "score", 1.0 * s) for s in range(3)])

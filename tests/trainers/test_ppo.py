@@ -444,6 +444,14 @@ def test_the_gauge_is_what_the_two_halves_say_of_the_same_replies(world):
     assert ran.values("gauge") == pytest.approx([(a + b) / 2 for a, b in both])
 
 
+def test_a_gauge_that_is_gone_stops_the_run_and_is_not_done_without(world, tmp_path):
+    gauges = {"a": world.stages["pm"] / "half-a", "b": tmp_path / "half-b"}
+    ran = world.context("halved", gauges=gauges)
+    with pytest.raises(HhchatError, match="half-b"):
+        tw.ppo(updates=1).train(ran.context)
+    assert ran.metrics == []
+
+
 def test_a_policy_that_learns_its_judge_and_not_the_user_is_stopped(world, tmp_path):
     folder = tmp_path / "pm"
     shutil.copytree(world.stages["pm"], folder)

@@ -97,7 +97,9 @@ class Desk:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The database, in a data folder of its own: runs and snapshots of the machine stay away."""
+    monkeypatch.setenv("HHCHAT_HOME", str(tmp_path))
     return tmp_path / "hhchat.db"
 
 

@@ -12,6 +12,7 @@ import pytest
 from fake_engine import FakeEngine
 from textual.widgets import OptionList
 
+from hhchat import paths
 from hhchat.config import load_config
 from hhchat.tui.conversations import Conversations
 from hhchat.tui.dialogs import Ask
@@ -115,11 +116,16 @@ async def test_a_conversation_is_found_opened_renamed_and_deleted(desk: Desk) ->
 async def test_what_was_deleted_is_overwritten_while_the_chat_goes_on(desk: Desk) -> None:
     async with desk() as d:
         await chatted(d, "xyzzyplugh forever")
+        report = paths.runs() / "01" / "report.json"
+        report.parent.mkdir(parents=True)
+        report.write_text('{"rows": [{"prompt": "xyzzyplugh forever", "score": 1}]}')
         await d.press("ctrl+o", "ctrl+d", "y")
         await d.until(lambda: d.app.purger is not None and not d.app.purger.is_alive())
         assert not d.store.purge_due
         folder = d.store.path.parent
-        assert not [f for f in folder.iterdir() if b"xyzzyplugh" in f.read_bytes()]
+        files = [f for f in (*folder.rglob("*"), report) if f.is_file()]
+        assert report in files
+        assert not [f for f in files if b"xyzzyplugh" in f.read_bytes()]
 
 
 async def test_a_deletion_that_was_never_finished_is_when_the_app_opens_again(
