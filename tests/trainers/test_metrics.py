@@ -52,6 +52,7 @@ def logged(world) -> dict[str, set[str]]:
         world.train(trainer, f"m-{name}", terms=[(Warm(), 0.1)])
         for name, trainer in trainers.items()
     ]
+    ran.append(world.train(tw.ppo(updates=1), "m-again", start=ran[0].context.out))
     measured = evaluate.compare(
         Speaker(),
         Warm(),
