@@ -119,11 +119,8 @@ def trainers_of(config: Config, plugins: Plugins, stages: Sequence[str] | None) 
             raise BadInput(f"stage {name!r} is named twice in [train] stages")
         if not safe_name(name):
             raise BadInput(f"stage {name!r} cannot be the name of a folder")
-    trainers = [plugins.trainer(name, config.table(name)) for name in names]
+    trainers = [trainer_of(config, plugins, name) for name in names]
     for place, trainer in enumerate(trainers):
-        check = getattr(trainer, "check", None)
-        if callable(check):
-            check()
         for needed in getattr(trainer, "needs", ()):
             if needed not in names[:place]:
                 mended = dict.fromkeys([*names[:place], needed, *names[place:]])
@@ -132,6 +129,15 @@ def trainers_of(config: Config, plugins: Plugins, stages: Sequence[str] | None) 
                     f"--stages {','.join(mended)}"
                 )
     return trainers
+
+
+def trainer_of(config: Config, plugins: Plugins, name: str) -> Trainer:
+    """A stage's trainer, by its own word able to run as it is set."""
+    trainer = plugins.trainer(name, config.table(name))
+    check = getattr(trainer, "check", None)
+    if callable(check):
+        check()
+    return trainer
 
 
 def step_aside(config: Config, stages: Sequence[str] | None, have: int) -> tuple[list[str], str]:

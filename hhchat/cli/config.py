@@ -145,10 +145,9 @@ def _check(config: Config, key: str) -> None:
         check_theme(config.chat.theme)
     elif section not in SECTIONS:
         quiet_libraries()
-        trainer = load_plugins().trainer(section, config.table(section))
-        check = getattr(trainer, "check", None)
-        if callable(check):
-            check()
+        from hhchat.preflight import trainer_of
+
+        trainer_of(config, load_plugins(), section)
 
 
 def _toml(value: Any) -> str:
