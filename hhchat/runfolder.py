@@ -208,28 +208,31 @@ class RunFolder:
 
 def forget_words(asked: Collection[str]) -> None:
     """Take what was asked in a deleted conversation out of what runs keep: the replies shown on
-    their pages, and the prompts of those that could go on. What was measured stays."""
+    their pages, and the prompts of those that could go on. What was measured stays, and what
+    cannot be read. Raises HhchatError when a file that has the words cannot be written."""
     for root in sorted(paths.runs().glob("*")):
-        report, data = root / "report.json", root / "data.json"
-        with contextlib.suppress(HhchatError, TypeError, AttributeError, KeyError):
-            told = read_json(report)
-            rows = [r for r in told.get("rows", ()) if r["prompt"] in asked]
-            shown = {
-                name: [s for s in told.get(name, ()) if s["prompt"] not in asked]
-                for name in ("samples", "typical")
-            }
-            if rows or any(len(kept) < len(told.get(name, ())) for name, kept in shown.items()):
-                for row in rows:
-                    row["prompt"] = ""
-                write_json(report, {**told, **shown})
-        with contextlib.suppress(HhchatError, TypeError, AttributeError, KeyError):
-            told = read_json(data)
-            kept = {
-                name: [p for p in told[name] if not _asks(p, asked)]
-                for name in ("prompts", "heldout_prompts")
-            }
-            if any(len(kept[name]) < len(told[name]) for name in kept):
-                write_json(data, {**told, **kept})
+        for name, clean in (("report.json", _shown_without), ("data.json", _data_without)):
+            try:
+                told = read_json(root / name)
+                left = clean(told, asked)
+            except (HhchatError, TypeError, AttributeError, KeyError):
+                continue
+            if left != told:
+                write_json(root / name, left)
+
+
+def _shown_without(report: Mapping[str, Any], asked: Collection[str]) -> dict[str, Any]:
+    left = {**report}
+    for name in {"samples", "typical"} & left.keys():
+        left[name] = [s for s in left[name] if s["prompt"] not in asked]
+    if "rows" in left:
+        left["rows"] = [{**r, "prompt": ""} if r["prompt"] in asked else r for r in left["rows"]]
+    return left
+
+
+def _data_without(data: Mapping[str, Any], asked: Collection[str]) -> dict[str, Any]:
+    kept = ("prompts", "heldout_prompts")
+    return {**data, **{name: [p for p in data[name] if not _asks(p, asked)] for name in kept}}
 
 
 def _asks(prompt: Mapping[str, Any], asked: Collection[str]) -> bool:
