@@ -41,14 +41,19 @@ class Reward:
             if not math.isfinite(weight):
                 raise HhchatError(f"the weight of reward term {term.name!r} is {weight}")
 
-    def score(self, exchanges: Sequence[Exchange]) -> tuple[list[float], dict[str, list[float]]]:
-        """The weighted totals, and each part before its weight, by name."""
+    def score(
+        self, exchanges: Sequence[Exchange], preference: Sequence[float] | None = None
+    ) -> tuple[list[float], dict[str, list[float]]]:
+        """The weighted totals, and each part before its weight, by name. `preference` is what the
+        preference model says, where that is known."""
         totals = [0.0] * len(exchanges)
         parts: dict[str, list[float]] = {}
         if not exchanges:
             return totals, parts
-        if self.preference is not None:
-            scores = _checked(self.preference.score(exchanges), len(exchanges), PREFERENCE)
+        if preference is None and self.preference is not None:
+            preference = self.preference.score(exchanges)
+        if preference is not None:
+            scores = _checked(preference, len(exchanges), PREFERENCE)
             _add(totals, parts, PREFERENCE, self.weight, scores)
         for term, weight in self.terms:
             _add(totals, parts, term.name, weight, self._term(term, exchanges))

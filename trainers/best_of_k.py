@@ -50,12 +50,13 @@ class Learner(PolicyLearner):
         # 1. each prompt k times; 2. replies and scores
         prompts = [p for p in self.prompts(update, hyper.batch) for _ in range(hyper.k)]
         responses = self.sample(update, prompts)
-        scores, readings = self.scores(responses)
+        scores, readings = self.scores(responses, gauged=False)
         # 3. the winner of each prompt
         best = scores.view(-1, hyper.k).argmax(-1).tolist()
         winners = [responses[i * hyper.k + j] for i, j in enumerate(best)]
         readings["winner_score"] = float(scores.view(-1, hyper.k).max(-1).values.mean())
         plain = responses[:: hyper.k]  # one a prompt, not chosen: what the policy says by itself
+        readings |= self.gauge(plain)
         readings |= kl_readings(self.look(plain))
         # 4. one step of maximum likelihood on the winners
         readings["loss"] = self.learn(winners)

@@ -15,7 +15,7 @@ from hhchat_trainers.adam import Adam
 from torch import Tensor
 
 from hhchat.model import LocalEngine, PreferenceModel
-from hhchat.model.preference import Judged, by_length, size_of
+from hhchat.model.preference import Judged, by_length, raw_scores, size_of
 from hhchat.parallel import ALONE, World
 from hhchat.types import HhchatError
 
@@ -88,12 +88,15 @@ class Budget:
         self.tokens = min(tokens for _, tokens in told)
         return any(asked for asked, _ in told)
 
-    def scores(self, pm: PreferenceModel, rows: Sequence[Judged]) -> list[list[float]]:
-        """Raw scores of each row's replies, each process scoring its share."""
+    def scores(
+        self, judges: Sequence[PreferenceModel], rows: Sequence[Judged]
+    ) -> list[list[list[float]]]:
+        """Raw scores of each row's replies by each judge, [row][judge][reply]; each process scores
+        its share of the rows."""
         return self.world.spread(
             rows,
             [size_of(row) for row in rows],
-            lambda some: self.fitting(lambda tokens: pm.raw(some, tokens=tokens)),
+            lambda some: self.fitting(lambda tokens: raw_scores(judges, some, tokens=tokens)),
         )
 
 

@@ -300,8 +300,9 @@ class PM:
         rows = [
             judged(context.model, r.messages, [reply_ids(context.model, r.text)]) for r in replies
         ]
-        for made in models.values():
-            raw = torch.tensor([line[0] for line in budget.scores(made, rows)])
+        judges = list(models.values())
+        scores = torch.tensor(budget.scores(judges, rows)).squeeze(-1)  # [replies, judges]
+        for made, raw in zip(judges, scores.unbind(1), strict=True):
             made.anchor = (float(raw.mean()), float(raw.std().clamp_min(1e-3)))
 
 
@@ -362,7 +363,8 @@ def halves(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
 
 def gaps(made: PreferenceModel, pairs: Sequence[Pair], budget: Budget | None = None) -> list[float]:
     """Score of chosen minus rejected, a pair each."""
-    return [line[0] - line[1] for line in (budget or Budget()).scores(made, [p.row for p in pairs])]
+    found = (budget or Budget()).scores([made], [p.row for p in pairs])
+    return [line[0] - line[1] for (line,) in found]
 
 
 def heldout_loss(made: PreferenceModel, pairs: Sequence[Pair], budget: Budget) -> float:

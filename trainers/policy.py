@@ -20,10 +20,10 @@ from hhchat_trainers.glimpse import Glimpse
 from hhchat_trainers.maths import response_kl, warm_up
 from hhchat_trainers.readings import (
     Asked,
-    Normalised,
     correlation,
     kl_readings,
     mean_of,
+    normalised,
     shape_readings,
 )
 from hhchat_trainers.rollout import (
@@ -119,7 +119,7 @@ class PolicyLearner:
         terms = list(context.terms)
         if self.world.size > 1:
             terms = [(Asked(term, self.world), weight) for term, weight in terms]
-        self.reward = Reward(self.normalised(self.pm), terms, report=context.report)
+        self.reward = Reward(None, terms, report=context.report)
         given = hyper.learning_rate
         self.peak = hyper.rate_by_width / spec.hidden if given is None else given
         self.beta = 0.0
@@ -266,21 +266,34 @@ class PolicyLearner:
             for at in range(0, count, size):
                 yield order[at : at + size]
 
-    def normalised(self, pm: PreferenceModel) -> Normalised:
-        return Normalised(pm, self.budget.scores)
-
-    def scores(self, responses: Sequence[Response]) -> tuple[Tensor, dict[str, float]]:
-        """Reward [B] before KL, a penalty on replies that do not end, and the parts' means."""
-        totals, parts = self.reward.score([r.exchange for r in responses])
+    def scores(
+        self, responses: Sequence[Response], *, gauged: bool = True
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Reward [B] before KL, a penalty on replies that do not end, and the parts' means; the
+        gauges' too, which read in the same pass."""
+        exchanges = [r.exchange for r in responses]
+        judges = [self.pm, *(self.gauges.values() if gauged else ())]
+        preference, *halves = normalised(judges, exchanges, self.budget)
+        totals, parts = self.reward.score(exchanges, preference)
         cut = torch.tensor([not r.ended for r in responses])
         scores = torch.tensor(totals) - self.settings.unfinished_penalty * cut.float()
         readings = {f"reward_{name}": sum(v) / len(v) for name, v in parts.items()}
+        readings |= self.gauge_means(halves)
         readings["score"] = float(scores.mean())
         # trap 23: a judge that only measures length is most of the way to a gain
         readings["score_length"] = correlation(totals, [len(r.tokens) for r in responses])
         return scores, readings
 
     # gauges and guards
+
+    def gauge(self, responses: Sequence[Response]) -> dict[str, float]:
+        """The gauges' means over replies that `scores` was not asked to have gauged."""
+        judges = list(self.gauges.values())
+        return self.gauge_means(normalised(judges, [r.exchange for r in responses], self.budget))
+
+    def gauge_means(self, halves: Sequence[Sequence[float]]) -> dict[str, float]:
+        found = zip(self.gauges, halves, strict=False)
+        return {f"gauge_{name}": sum(scores) / len(scores) for name, scores in found}
 
     def judge(
         self,
@@ -289,16 +302,11 @@ class PolicyLearner:
         responses: Sequence[Response],
         sampler: dict[str, Tensor],
     ) -> str:
-        """Read the half PMs, keep the best policy, and give the reason to stop, or ''.
+        """Keep the best policy by the half PMs, and give the reason to stop, or ''.
 
         `sampler` is the policy that the replies are of: the one before this update. The policy is
         trained on the full PM only, so the halves are its train and test gauges (section 4.2)."""
-        exchanges = [r.exchange for r in responses]
-        found = []
-        for name, half in self.gauges.items():
-            value = sum(self.normalised(half).score(exchanges)) / len(exchanges)
-            readings[f"gauge_{name}"] = value
-            found.append(value)
+        found = [readings[f"gauge_{name}"] for name in self.gauges]
         readings["gauge"] = sum(found) / len(found) if found else readings["score"]
         if found:
             readings["gap"] = readings["reward_preference"] - readings["gauge"]

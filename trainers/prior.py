@@ -95,7 +95,7 @@ def fit(model: Model, exchanges: Sequence[Exchange], epochs: int = EPOCHS) -> Pr
             group["lr"] = group["peak"] * factor
         packed = pack([rows[i] for i in batch]).to(model.device)
         hidden = model.trunk.hidden(
-            packed, (role.adapter,), dtype=model.fast, context_end=role.context_end
+            packed, (role.adapter,), dtype=model.fast, context_end=role.context_end.unsqueeze(0)
         )
         loss = ((head(hidden[0][:, 0]) - targets[batch].to(model.device)) ** 2).mean()
         optimiser.zero_grad(set_to_none=True)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from hhchat_trainers.descent import Budget
 from hhchat_trainers.maths import response_k3, response_kl
 from hhchat_trainers.rollout import Response, Scored
 from torch import Tensor
 
 from hhchat.model import PreferenceModel
-from hhchat.model.preference import Judged, judged, reply_ids
+from hhchat.model.preference import judged, reply_ids
 from hhchat.parallel import World
 from hhchat.protocols import Objective
 from hhchat.types import Exchange, Measurement
@@ -67,20 +68,20 @@ def kl_readings(scored: Scored) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class Normalised:
-    """A PM's scores with mean 0 and sd 1 on replies of the base, frozen before RL (trap 19)."""
-
-    pm: PreferenceModel
-    raw: Callable[[PreferenceModel, Sequence[Judged]], list[list[float]]] = PreferenceModel.raw
-
-    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
-        mean, sd = self.pm.anchor
-        rows = [
-            judged(self.pm.model, e.messages, [reply_ids(self.pm.model, e.reply)])
-            for e in exchanges
-        ]
-        return [(line[0] - mean) / sd for line in self.raw(self.pm, rows)]
+def normalised(
+    judges: Sequence[PreferenceModel], exchanges: Sequence[Exchange], budget: Budget
+) -> list[list[float]]:
+    """Each judge's scores, of mean 0 and sd 1 on replies of the base and frozen before RL (trap
+    19): [judge][exchange]."""
+    if not judges:
+        return []
+    model = judges[0].model
+    rows = [judged(model, e.messages, [reply_ids(model, e.reply)]) for e in exchanges]
+    found = budget.scores(judges, rows)
+    return [
+        [(lines[j][0] - judge.anchor[0]) / judge.anchor[1] for lines in found]
+        for j, judge in enumerate(judges)
+    ]
 
 
 @dataclass

@@ -170,14 +170,7 @@ class PreferenceModel:
 
     def raw(self, rows: Sequence[Judged], *, tokens: int = 4096) -> list[list[float]]:
         """Raw scores of each row's replies, as the head gives them."""
-        out: list[list[float]] = [[] for _ in rows]
-        with torch.inference_mode():
-            for group in by_length([size_of(r) for r in rows], min(tokens, self.model.chunk)):
-                packed = pack([rows[i] for i in group]).to(self.model.device)
-                scores = self.forward(packed).float().cpu()
-                for i, line in zip(group, scores.tolist(), strict=True):
-                    out[i] = line[: len(rows[i].replies)]
-        return out
+        return [line for (line,) in raw_scores([self], rows, tokens=tokens)]
 
     def features(self, rows: Sequence[Judged], *, tokens: int = 4096) -> list[Tensor]:
         """What the head reads: [R, H] on the CPU, for each row's replies."""
@@ -192,7 +185,10 @@ class PreferenceModel:
     def hidden(self, rows: Rows) -> Tensor:
         """Hidden states [B, R, H] at the end-of-context tokens; differentiable."""
         return self.model.trunk.hidden(
-            rows, (self.role.adapter,), dtype=self.dtype, context_end=self.role.context_end
+            rows,
+            (self.role.adapter,),
+            dtype=self.dtype,
+            context_end=self.role.context_end.unsqueeze(0),
         )[0]
 
     def forward(self, rows: Rows) -> Tensor:
@@ -265,3 +261,24 @@ class PreferenceModel:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(f"preference model {folder} is missing or damaged: {first}") from None
         return cls(model, role, anchor=anchor, info=content)
+
+
+def raw_scores(
+    judges: Sequence[PreferenceModel], rows: Sequence[Judged], *, tokens: int = 4096
+) -> list[list[list[float]]]:
+    """Raw scores of each row's replies by each judge, all of one model: [row][judge][reply].
+
+    The judges are roles of one pass, whose base product they share."""
+    model, dtype = judges[0].model, judges[0].dtype
+    adapters = [judge.role.adapter for judge in judges]
+    out: list[list[list[float]]] = [[] for _ in rows]
+    with torch.inference_mode():
+        ends = torch.stack([judge.role.context_end for judge in judges])
+        for group in by_length([size_of(r) for r in rows], min(tokens, model.chunk)):
+            packed = pack([rows[i] for i in group]).to(model.device)
+            hidden = model.trunk.hidden(packed, adapters, dtype=dtype, context_end=ends)
+            heads = zip(judges, hidden, strict=True)
+            scores = torch.stack([judge.role.head(states) for judge, states in heads], 1)
+            for i, lines in zip(group, scores.float().cpu().tolist(), strict=True):
+                out[i] = [line[: len(rows[i].replies)] for line in lines]
+    return out

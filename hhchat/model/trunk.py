@@ -73,7 +73,8 @@ class Trunk:
     ) -> Tensor:
         """Normed last hidden states [len(roles), B, R, H] in fp32 at `rows.at`, one block a role.
 
-        `context_end` [H] is the embedding of the end-of-context token, written as id -1 in ids.
+        `context_end` [len(roles), H] has each role's embedding of the end-of-context token, written
+        as id -1 in ids.
         The last layer is computed only where it is read. Past a row's `reads` the states are of
         some other place and have no gradient.
         """
@@ -98,7 +99,9 @@ class Trunk:
             # transformers rounds the scale to the embedding's dtype; fp32 here on purpose
             x = x * self.spec.embed_scale
         if context_end is not None:
-            x = torch.where((ids == -1).unsqueeze(-1), context_end.to(x.dtype), x)
+            blocks = x.view(count, -1, x.shape[-1])
+            ends = (ids == -1).view(count, -1, 1)
+            x = torch.where(ends, context_end.to(x.dtype).unsqueeze(1), blocks).flatten(0, 1)
         inner = torch.float32 if device.type == "cpu" else dtype
         sights = [_Sight(self, part, count, inner) for part in parts]
         last = len(self.layers) - 1

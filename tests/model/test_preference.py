@@ -19,6 +19,7 @@ from hhchat.model.preference import (
     by_length,
     judged,
     pack,
+    raw_scores,
     reply_ids,
     size_of,
 )
@@ -58,7 +59,7 @@ def by_hand(pm: PreferenceModel, exchange: Exchange) -> float:
     at = torch.tensor([[ids.shape[1] - 1]])
     with torch.no_grad():
         hidden = model.trunk.hidden(
-            Rows(ids, at), (pm.role.adapter,), context_end=pm.role.context_end
+            Rows(ids, at), (pm.role.adapter,), context_end=pm.role.context_end.unsqueeze(0)
         )
     weight, bias = pm.role.head.weight.detach(), pm.role.head.bias.detach()
     return float((hidden[0, 0, 0] * weight).sum() + bias) - pm.anchor[0]
@@ -100,6 +101,18 @@ def test_rows_with_and_without_a_second_reply_share_a_batch(llama):
     assert [len(line) for line in together] == [2, 1]
     for row, line in zip(rows, together, strict=True):
         assert line == pytest.approx(pm.raw([row])[0], abs=1e-5)
+
+
+def test_three_preference_models_in_one_pass_score_as_each_does_alone(llama):
+    judges = [judge(llama, seed=1), judge(llama, seed=2), judge(llama, seed=3, rank=2)]
+    rows = [
+        judged(llama, TALKS[0], [reply_ids(llama, r) for r in REPLIES[:2]]),
+        judged(llama, TALKS[1], [reply_ids(llama, REPLIES[3])]),
+    ]
+    together = raw_scores(judges, rows)
+    for i, one in enumerate(judges):
+        for lines, line in zip(together, one.raw(rows), strict=True):
+            assert lines[i] == pytest.approx(line, abs=1e-5)
 
 
 def test_the_scalar_is_read_on_the_end_of_context_token_and_nowhere_else(llama):

@@ -115,7 +115,7 @@ def test_packed_pairs_learn_what_each_reply_would_alone(make_tiny, family):
 
     sizes = ((3, 2, 20), (70, 30, 11), (8, 5, 5), (60, 20, 19))
     pairs = [Judged(some(a), [some(b), some(c)]) for a, b, c in sizes]
-    end = torch.nn.Parameter(torch.randn(model.spec.hidden, generator=generator))
+    end = torch.nn.Parameter(torch.randn(3, model.spec.hidden, generator=generator))  # one a role
     roles = [adapter(model, 3), None, adapter(model, 5)]
     learning = [end, *roles[0].parameters(), *roles[2].parameters()]
     weights = torch.randn(3, len(pairs), 2, model.spec.hidden, generator=generator)
@@ -146,7 +146,7 @@ def test_what_is_not_finite_in_one_role_or_row_stays_there(llama):
             for role, states in zip(roles, llama.trunk.hidden(rows, roles), strict=True):
                 for i, reads in enumerate(rows.counts()[1]):
                     assert bool(states[i, :reads].isfinite().all()) is (role is not broken)
-        end = torch.full((llama.spec.hidden,), float("nan"))
+        end = torch.full((1, llama.spec.hidden), float("nan"))
         for bad in range(len(SIZES)):
             ids = rows.ids.clone()
             ids[bad, 0] = -1
