@@ -18,6 +18,8 @@ from torch import Tensor
 from hhchat.model.kernels import recurring
 
 LEAST = 32  # places of a line: no fewer are quicker, and each number is more code to keep
+NEAR = (1.1, 4)  # lengths of attention's rows, see like_lengths
+NEAR_ENOUGH = (1.5, 12)  # the same where nothing goes back: calls cost more than pads
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ class Rows:
         )
 
     def alike(self) -> list[list[int]]:
-        """Rows by length, those of like lengths together: pads cost attention their square."""
-        return like_lengths(self.counts()[0], self.ids.device)
+        """Rows by length, those of like lengths together: pads cost attention their square, and
+        its backward more than that."""
+        near = NEAR if torch.is_grad_enabled() else NEAR_ENOUGH
+        return like_lengths(self.counts()[0], self.ids.device, near)
 
     def some(self, group: Sequence[int]) -> Rows:
         """These rows, no wider than they need."""
@@ -77,15 +81,18 @@ class Rows:
         )
 
 
-def like_lengths(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Places of `lengths` from the shortest to the longest, in groups whose lengths are within
-    about a tenth of each other. All are one group on a GPU, where a call costs more than pads."""
+def like_lengths(
+    lengths: Sequence[int], device: torch.device, near: tuple[float, int] = NEAR
+) -> list[list[int]]:
+    """Places of `lengths` from the shortest to the longest, in groups whose longest is at most
+    `near` (times, and tokens more) the shortest. All are one group on a GPU, where a call costs
+    more than pads."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     if device.type == "cuda":
         return [order]
     groups: list[list[int]] = []
     for i in order:
-        if not groups or lengths[i] > 1.1 * lengths[groups[-1][0]] + 4:
+        if not groups or lengths[i] > near[0] * lengths[groups[-1][0]] + near[1]:
             groups.append([])
         groups[-1].append(i)
     return groups
