@@ -16,7 +16,7 @@ POLICY = (
 # The way in. A page that moves on rather than a redirect: a strict cookie set on the way of a
 # link from elsewhere (a terminal in the browser, a file) would not be sent along a redirect.
 _ENTRY = Template("""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>hhchat</title>
+<html lang="en"><head><meta charset="utf-8"><title>hhchat</title><link rel="icon" href="data:,">
 <meta http-equiv="refresh" content="0; url=$place"></head>
 <body style="background:#15181d"><a href="$place" style="color:#fff">hhchat</a></body></html>
 """)

@@ -70,6 +70,15 @@ async def test_with_the_token_all_of_it_is_there(served: Served, visit: Visit) -
                 assert await answer.read()
 
 
+async def test_no_page_leaves_a_browser_to_ask_for_an_icon_that_is_refused(
+    served: Served, visit: Visit
+) -> None:
+    async with visit(served) as visitor:
+        for address in (served.told["url"], f"{served.origin}{visitor.place}"):
+            async with visitor.session.get(address) as answer:
+                assert '<link rel="icon" href="data:,">' in await answer.text()
+
+
 @pytest.mark.parametrize("missing", ["static/", "static/js/", "static/../ws", "static/x", "x"])
 async def test_nothing_else_is_served_not_even_a_list_of_the_files(
     served: Served, visit: Visit, missing: str
