@@ -119,6 +119,7 @@ class PolicyLearner:
         terms = list(context.terms)
         if self.world.size > 1:
             terms = [(Asked(term, self.world), weight) for term, weight in terms]
+        # the preference model reads beside the gauges, see `scores`
         self.reward = Reward(None, terms, report=context.report)
         given = hyper.learning_rate
         self.peak = hyper.rate_by_width / spec.hidden if given is None else given
@@ -278,7 +279,7 @@ class PolicyLearner:
         cut = torch.tensor([not r.ended for r in responses])
         scores = torch.tensor(totals) - self.settings.unfinished_penalty * cut.float()
         readings = {f"reward_{name}": sum(v) / len(v) for name, v in parts.items()}
-        readings |= self.gauge_means(halves)
+        readings |= self.gauge_means(halves) if gauged else {}
         readings["score"] = float(scores.mean())
         # trap 23: a judge that only measures length is most of the way to a gain
         readings["score_length"] = correlation(totals, [len(r.tokens) for r in responses])
@@ -292,7 +293,7 @@ class PolicyLearner:
         return self.gauge_means(normalised(judges, [r.exchange for r in responses], self.budget))
 
     def gauge_means(self, halves: Sequence[Sequence[float]]) -> dict[str, float]:
-        found = zip(self.gauges, halves, strict=False)
+        found = zip(self.gauges, halves, strict=True)
         return {f"gauge_{name}": sum(scores) / len(scores) for name, scores in found}
 
     def judge(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,20 +176,14 @@ class PreferenceModel:
         """What the head reads: [R, H] on the CPU, for each row's replies."""
         out: list[Tensor] = [torch.empty(0)] * len(rows)
         with torch.inference_mode():
-            for group in by_length([size_of(r) for r in rows], min(tokens, self.model.chunk)):
-                packed = pack([rows[i] for i in group]).to(self.model.device)
+            for group, packed in _groups(self.model, rows, tokens):
                 for i, hidden in zip(group, self.hidden(packed).float().cpu(), strict=True):
                     out[i] = hidden[: len(rows[i].replies)]
         return out
 
     def hidden(self, rows: Rows) -> Tensor:
         """Hidden states [B, R, H] at the end-of-context tokens; differentiable."""
-        return self.model.trunk.hidden(
-            rows,
-            (self.role.adapter,),
-            dtype=self.dtype,
-            context_end=self.role.context_end.unsqueeze(0),
-        )[0]
+        return _hidden([self], rows)[0]
 
     def forward(self, rows: Rows) -> Tensor:
         """Raw scores [B, R] at the end-of-context tokens; differentiable."""
@@ -269,16 +263,28 @@ def raw_scores(
     """Raw scores of each row's replies by each judge, all of one model: [row][judge][reply].
 
     The judges are roles of one pass, whose base product they share."""
-    model, dtype = judges[0].model, judges[0].dtype
-    adapters = [judge.role.adapter for judge in judges]
     out: list[list[list[float]]] = [[] for _ in rows]
     with torch.inference_mode():
-        ends = torch.stack([judge.role.context_end for judge in judges])
-        for group in by_length([size_of(r) for r in rows], min(tokens, model.chunk)):
-            packed = pack([rows[i] for i in group]).to(model.device)
-            hidden = model.trunk.hidden(packed, adapters, dtype=dtype, context_end=ends)
-            heads = zip(judges, hidden, strict=True)
-            scores = torch.stack([judge.role.head(states) for judge, states in heads], 1)
+        for group, packed in _groups(judges[0].model, rows, tokens):
+            read = zip(judges, _hidden(judges, packed), strict=True)
+            scores = torch.stack([judge.role.head(hidden) for judge, hidden in read], 1)
             for i, lines in zip(group, scores.float().cpu().tolist(), strict=True):
                 out[i] = [line[: len(rows[i].replies)] for line in lines]
     return out
+
+
+def _hidden(judges: Sequence[PreferenceModel], rows: Rows) -> Tensor:
+    """Hidden states [judges, B, R, H] at the end-of-context tokens; differentiable."""
+    first, roles = judges[0], [judge.role for judge in judges]
+    return first.model.trunk.hidden(
+        rows,
+        [role.adapter for role in roles],
+        dtype=first.dtype,
+        context_end=torch.stack([role.context_end for role in roles]),
+    )
+
+
+def _groups(model: Model, rows: Sequence[Judged], tokens: int) -> Iterator[tuple[list[int], Rows]]:
+    """Rows of like sizes as a pass without gradients takes them, with their places."""
+    for group in by_length([size_of(r) for r in rows], min(tokens, model.chunk)):
+        yield group, pack([rows[i] for i in group]).to(model.device)
