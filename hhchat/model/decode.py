@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hhchat.model.decoder import Cache, Decoder
 from hhchat.model.replay import Replay
-from hhchat.model.rows import like_lengths
+from hhchat.model.rows import NEAR_ENOUGH, like_lengths
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Batch:
             done = kept.fill(cache, list(prompts[0]))
         ids, start = ids.to(self.device), start.to(self.device)
         parts = []
-        for group in like_lengths([len(p) for p in prompts], self.device):
+        for group in like_lengths([len(p) for p in prompts], self.device, NEAR_ENOUGH):
             rows = slice(group[0], group[-1] + 1)
             low = longest - len(prompts[group[-1]])  # columns before it are pads to all of them
             some = cache.part(rows, low, longest)
@@ -184,20 +184,23 @@ class Batch:
         return torch.tensor([self.rows[i].tokens[-1] for i in self.live], device=self.device)
 
     def compact(self, *, always: bool = False) -> None:
-        """Let finished rows go: copying the cache pays once a quarter of the rows are done, and
-        recording a graph anew once half are."""
+        """Let finished rows go, the last live ones taking their places: copying those pays once an
+        eighth of the rows are done, and recording a graph anew once half are."""
         keep = [j for j, i in enumerate(self.live) if not self.rows[i].done]
-        most = 0.5 if self.decoder.fixed else 0.75
+        most = 0.5 if self.decoder.fixed else 0.875
         if not always and len(keep) > most * len(self.live) and keep:
             return
         if len(keep) == len(self.live):
             return
-        index = torch.tensor(keep, dtype=torch.long, device=self.device)
-        self.live = [self.live[j] for j in keep]
+        last = [j for j in keep if j >= len(keep)]
+        stay = set(keep)
+        order = [j if j in stay else last.pop() for j in range(len(keep))]
+        self.live = [self.live[j] for j in order]
         if not keep:
             return
-        self._fixed = None  # before the copy, for it holds the cache
-        self.cache = self.cache.select(index)
+        self._fixed = None  # it reads the rows as they were
+        self.cache = self.cache.close_up(order, self.column)
+        index = torch.tensor(order, dtype=torch.long, device=self.device)
         self.logits = self.logits[index]
         self.uniform = self.uniform[index]
         self.temperature = None if self.temperature is None else self.temperature[index]

@@ -60,6 +60,15 @@ class Cache:
             self.keys.index_select(1, rows), self.values.index_select(1, rows), self.turned
         )
 
+    def close_up(self, order: Sequence[int], count: int) -> Cache:
+        """The cache of rows `order`, in the memory of this one: row j becomes order[j] >= j, of
+        which the first `count` columns are copied where it is another."""
+        for mine in self.columns(0, count):
+            for j, row in enumerate(order):
+                if row != j:
+                    mine[:, j].copy_(mine[:, row])
+        return self.part(slice(len(order)), 0, self.length)
+
     def part(self, rows: slice, low: int, high: int) -> Cache:
         """A view of some rows and columns: what is written there is written here."""
         keys = self.keys[:, rows].narrow(4 if self.turned else 3, low, high - low)

@@ -25,7 +25,8 @@ def test_decoding_a_padded_batch_gives_the_tokens_of_a_full_forward(make_tiny, f
     model = tiny.load()
     generator = torch.Generator().manual_seed(2)
     prompts = [torch.randint(3, 384, (n,), generator=generator).tolist() for n in (5, 12, 9)]
-    rows = [Row(p, seed=i, max_new=14, temperature=0.0) for i, p in enumerate(prompts)]
+    # the first is the first to end: the last live row takes its place
+    rows = [Row(p, seed=i, max_new=5 + 4 * i, temperature=0.0) for i, p in enumerate(prompts)]
     batch = Batch(Decoder(model.trunk, None), rows, frozenset())
     while not batch.done:
         batch.advance()
