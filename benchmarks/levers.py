@@ -168,9 +168,10 @@ def cell(
             parts = {"full": pairs}
             if lever.ensemble:
                 parts |= trainer.halves(pairs, seed)
-            scores = []
+            scores, budget = [], Budget()
+            read = hyper.read(model, pairs, budget)
             for which, part in parts.items():
-                made = hyper.fit(context, Budget(), which, part, [], 0, 1)
+                made = hyper.fit(context, budget, which, part, read, [], 0, 1)
                 still = hyper.learning_rate == 0
                 raw = scores_of(model, test, made, KEPT if still else None)
                 scores.append((raw - raw.mean()) / raw.std())

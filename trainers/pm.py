@@ -7,7 +7,7 @@ Read downward: 1 turn comparisons into ids, 2 fit the full model and one on each
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -105,10 +105,11 @@ class PM:
         total = sum(self.updates(len(p)) for p in parts.values())
         models: dict[str, PreferenceModel] = {}
         budget = Budget(context.model.micro, context.report, context.world or ALONE)
+        read = self.read(model, pairs, budget)
         done = 0
         for which, part in parts.items():
             stop_on = heldout if which == "full" else []
-            models[which] = self.fit(context, budget, which, part, stop_on, done, total)
+            models[which] = self.fit(context, budget, which, part, read, stop_on, done, total)
             done += self.updates(len(part))
 
         # 3. what it knows of picks it has not seen
@@ -147,18 +148,20 @@ class PM:
         budget: Budget,
         which: str,
         pairs: Sequence[Pair],
+        read: Mapping[Pair, torch.Tensor],
         heldout: Sequence[Pair],
         done: int,
         total: int,
     ) -> PreferenceModel:
-        """One PM from the base, sealed after every update and resumed from where it was."""
+        """One PM from the base, sealed after every update and resumed from where it was; `read` is
+        what the prior reads in the pairs."""
         model = context.model
         seed = state.seed_for(context.seed, "pm", which)
         made = PreferenceModel(model, self.start(model, seed))
         role = made.role
-        primed = self.head_start > 0 and prior_of(model, self.prior) is not None
+        primed = bool(read)
         if primed:
-            self.prime(made, budget, pairs)
+            self.prime(made, pairs, read)
         head = [*role.head.parameters(), role.context_end]
         width = model.spec.hidden
         usual = (0.0077 if primed else 0.077) / width
@@ -250,16 +253,25 @@ class PM:
         role.head = ScalarHead(model.spec.hidden, seed=seed)
         return role.to(model.device)
 
-    def prime(self, made: PreferenceModel, budget: Budget, pairs: Sequence[Pair]) -> None:
+    def read(self, model: Model, pairs: Sequence[Pair], budget: Budget) -> dict[Pair, torch.Tensor]:
+        """Each pair's difference [H] in the prior's features, once for all that start from it;
+        {} where none does."""
+        folder = prior_of(model, self.prior)
+        if folder is None or not self.head_start:
+            return {}
+        prior, rows = PreferenceModel.load(model, folder), [p.row for p in pairs]
+        features = budget.fitting(lambda tokens: prior.features(rows, tokens=tokens))
+        return {pair: f[0] - f[1] for pair, f in zip(pairs, features, strict=True)}
+
+    def prime(
+        self, made: PreferenceModel, pairs: Sequence[Pair], read: Mapping[Pair, torch.Tensor]
+    ) -> None:
         """Start the head from what the picks say of the prior's features, before any moves.
 
         A random head spends the first dozens of picks on finding the features again."""
-        rows = [p.row for p in pairs]
-        features = budget.fitting(lambda tokens: made.features(rows, tokens=tokens))
-        differences = torch.stack([f[0] - f[1] for f in features])
         targets = torch.tensor([p.target for p in pairs])
         try:
-            taste = fit_taste(differences, targets, self.head_start)
+            taste = fit_taste(torch.stack([read[p] for p in pairs]), targets, self.head_start)
         except ValueError as error:
             raise HhchatError(f"the preference model cannot read this base: {error}") from None
         with torch.no_grad():
@@ -322,7 +334,7 @@ def _prior_at(folder: Path) -> Path:
     raise BadInput(f"[pm] prior: {folder} is not a preference model; give a folder, auto or none")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """A comparison as ids: the conversation once, chosen then rejected; target of the loss."""
 
