@@ -207,9 +207,9 @@ def _eight_bit(device: torch.device) -> Iterator[Check]:
     with torch.no_grad():
         answer = Weight(dense, None, "int8")(x)
     error = float((answer - exact).norm() / exact.norm())
-    text = f"int8 by bitsandbytes works on {device}: relative error {error:.4f}"
+    text = f"int8 works on {device}: relative error {error:.4f}"
     if not error < 0.05:
-        text = f"int8 by bitsandbytes gives wrong answers on {device}: relative error {error:.4f}"
+        text = f"int8 gives wrong answers on {device}: relative error {error:.4f}"
     yield Check("8-bit", error < 0.05, text, {"relative_error": error})
 
 

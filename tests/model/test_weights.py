@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +42,23 @@ def logits_of(model, ids: torch.Tensor) -> torch.Tensor:
     at = torch.arange(ids.shape[1]).expand(len(ids), -1)
     with torch.no_grad():
         return model.trunk.logits(model.trunk.hidden(Rows(ids, at))[0])
+
+
+def test_a_model_in_8_bits_starts_without_torchs_compiler(make_tiny):
+    words = (
+        "import sys, torch\n"
+        "from hhchat.model import load_model\n"
+        f"model = load_model({str(make_tiny('llama').folder)!r}, quantization='int8')\n"
+        "assert model.trunk.layers[0].linears['up'].dense(torch.float32).isfinite().all()\n"
+        "assert 'torch._dynamo' not in sys.modules, '3 seconds and 116 MiB'\n"
+    )
+    subprocess.run([sys.executable, "-c", words], check=True)
+
+
+def test_a_row_of_zeros_stays_one_in_8_bits():
+    dense = torch.eye(3, 5)
+    dense[1] = 0.0
+    assert Weight(dense, None, "int8").dense(torch.float32).equal(dense)
 
 
 @pytest.mark.parametrize("family", FUSED)
