@@ -123,16 +123,17 @@ def compare(
             progress(sum(map(len, sampled.values())), total)
     new, old = sampled[candidate], sampled[incumbent]
     reward = Reward(preference, terms, report=report)
-    asked = {name: _exchanges(prompts, sampled[name]) for name in sampled}
-    _, new_parts = reward.score(asked[candidate])
-    _, old_parts = reward.score(asked[incumbent])
-    for name in reward.failed:  # on one side only it would be a gain of its own
-        new_parts[name] = old_parts[name] = [0.0] * len(prompts)
-
+    # both sides at once: a term that failed on one only would be a gain of its own, and replies to
+    # one prompt share its conversation
+    both, half = [*_exchanges(prompts, new), *_exchanges(prompts, old)], len(prompts)
+    _, parts = reward.score(both)
+    new_parts = {name: scores[:half] for name, scores in parts.items()}
+    old_parts = {name: scores[half:] for name, scores in parts.items()}
     asked_for = _asked_for(new_parts, old_parts, terms)
     found = _gains(new_parts, old_parts, asked_for)
     for name, gauge in (gauges or {}).items():
-        gained = _whole(gauge.score(asked[candidate]), gauge.score(asked[incumbent]), asked_for)
+        scores = gauge.score(both)
+        gained = _whole(scores[:half], scores[half:], asked_for)
         found.append(stats.mean_of(f"gauge_gain_{name}", gained, "sd"))
     for suffix, replies in (("", new), (INCUMBENT, old)):
         found.extend(describe(replies, suffix))
