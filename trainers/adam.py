@@ -24,9 +24,8 @@ class Adam:
 
     The parameters become views of `weights` [N], a group after the other, and their gradients of
     `gradient` [N]: a step, a norm and a check are then few passes over memory, where hundreds of
-    small tensors cost more in calls than in arithmetic. A backward after `forget` adds to
-    `gradient`; one that lacks a parameter leaves zeros there. torch's own classes load its compiler
-    and sympy (a second and 65 MiB); its function does not.
+    small tensors cost more in calls than in arithmetic. torch's own classes load its compiler and
+    sympy (a second and 65 MiB); its function does not.
     """
 
     def __init__(
@@ -50,6 +49,13 @@ class Adam:
     def forget(self) -> None:
         """All gradients are zero."""
         self.gradient.zero_()
+
+    @torch.no_grad()
+    def add(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add to `gradient` what each parameter's is; None is nothing."""
+        pairs = zip(self.parameters, gradients, strict=True)
+        found = [(p.grad, g) for p, g in pairs if p.grad is not None and g is not None]
+        torch._foreach_add_([to for to, _ in found], [g for _, g in found])
 
     def parts(self, flat: Tensor) -> list[Tensor]:
         """A tensor [N] in parts, one for each group."""

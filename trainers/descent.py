@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from hhchat_trainers.adam import Adam
 from torch import Tensor
 
 from hhchat.model import LocalEngine, PreferenceModel
+from hhchat.model.lanes import lanes, side_by_side
 from hhchat.model.preference import Judged, by_length, raw_scores, size_of
 from hhchat.parallel import ALONE, World
 from hhchat.types import HhchatError
@@ -171,13 +173,23 @@ class Descent:
     def _gradients(
         self, mine: list[int], sizes: Sequence[int], total: float, loss: Loss, tokens: int
     ) -> list[dict[str, float]]:
-        self.optimiser.forget()
-        found = []
-        for group in by_length([sizes[i] for i in mine], tokens):
+        optimiser, device = self.optimiser, self.optimiser.weights.device
+
+        def gradients(group: list[int]) -> tuple[Sequence[Tensor | None], dict[str, float]]:
             value, record = loss([mine[i] for i in group])
-            torch.autograd.backward(value / total)
-            found.append({**record, "loss": float(value.detach())})
-        return found
+            found = torch.autograd.grad(value / total, optimiser.parameters, allow_unused=True)
+            return found, {**record, "loss": float(value.detach())}
+
+        optimiser.forget()
+        lengths = [sizes[i] for i in mine]
+        count = lanes(device, sum(lengths))
+        works = [partial(gradients, group) for group in by_length(lengths, tokens // count, count)]
+        records = []
+        for at in range(0, len(works), count):  # added in one order, and not all held
+            for found, record in side_by_side(works[at : at + count], device):
+                optimiser.add(found)
+                records.append(record)
+        return records
 
 
 def total_of(found: Sequence[dict[str, float]], name: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from hhchat.model import LocalEngine, Model
 from hhchat.model.decode import Row
 from hhchat.model.engine import make_decoder
+from hhchat.model.lanes import lanes, side_by_side
 from hhchat.model.lora import Adapter
 from hhchat.model.preference import ScalarHead, by_length
 from hhchat.model.rows import Rows
@@ -148,21 +150,24 @@ def score_roles(
     values = torch.zeros(shape)
     # policy and value side by side, as in the update: their low-rank products are one
     roles: list[Role] = [reference, policy] + ([] if value is None else [value[0]])
-    with torch.no_grad():
-        sizes = [r.length for r in responses]
-        mine = world.share(sizes)
-        room = min(budget, model.chunk)
-        for like in by_length([sizes[i] for i in mine], room):
-            group = [mine[i] for i in like]
-            part = tensors([responses[i] for i in group])
-            width = part.tokens_BT.shape[1]
-            rows = part.rows.to(model.device)
-            tokens, real = part.tokens_BT.to(model.device), part.mask_BT.to(model.device)
-            hidden = model.trunk.hidden(rows, roles, dtype=model.fast)
-            logprobs[group, :width] = logprobs_of(model, hidden[1], tokens, real).cpu()
-            reference_out[group, :width] = logprobs_of(model, hidden[0], tokens, real).cpu()
-            if value is not None:
-                values[group, :width] = value[1](hidden[2]).cpu()
+
+    @torch.no_grad()
+    def score(group: list[int]) -> None:
+        part = tensors([responses[i] for i in group])
+        width = part.tokens_BT.shape[1]
+        rows = part.rows.to(model.device)
+        tokens, real = part.tokens_BT.to(model.device), part.mask_BT.to(model.device)
+        hidden = model.trunk.hidden(rows, roles, dtype=model.fast)
+        logprobs[group, :width] = logprobs_of(model, hidden[1], tokens, real).cpu()
+        reference_out[group, :width] = logprobs_of(model, hidden[0], tokens, real).cpu()
+        if value is not None:
+            values[group, :width] = value[1](hidden[2]).cpu()
+
+    mine = world.share([r.length for r in responses])
+    sizes = [responses[i].length for i in mine]
+    groups = by_length(sizes, min(budget, model.chunk), lanes(model.device, sum(sizes)))
+    works = [partial(score, [mine[i] for i in like]) for like in groups]
+    side_by_side(works, model.device)
     world.sum_([logprobs, reference_out, values])  # of each row all but one process has zeros
     mask = packed.mask_BT
     return Scored(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hhchat.model.base import Model
+from hhchat.model.lanes import lanes, side_by_side
 from hhchat.model.locate import same_base
 from hhchat.model.lora import Adapter, load_adapter, save_adapter
 from hhchat.model.rows import Rows
@@ -122,11 +124,12 @@ def _layout(row: Judged) -> tuple[list[int], list[int], list[int], list[int]]:
     return ids, branch, positions, at
 
 
-def by_length(sizes: Sequence[int], tokens: int) -> list[list[int]]:
+def by_length(sizes: Sequence[int], tokens: int, lanes: int = 1) -> list[list[int]]:
     """Indices in groups of like sizes whose padded total stays within `tokens` (at least one).
 
-    There are as few groups as that allows, and the largest is as small as it can be: some large and
-    a small one are one more shape of product to write code for (kernels.recurring)."""
+    There are as few groups as that allows, as many for each of the lanes that they are done in, and
+    the largest is as small as it can be: some large and a small one are one more shape of product
+    to write code for (kernels.recurring)."""
     order = sorted(range(len(sizes)), key=lambda i: sizes[i])
 
     def within(room: int) -> list[list[int]]:
@@ -138,7 +141,7 @@ def by_length(sizes: Sequence[int], tokens: int) -> list[list[int]]:
         return groups
 
     most = min(tokens, len(sizes) * max(sizes, default=0))
-    fewest = len(within(most))
+    fewest = -(-len(within(most)) // lanes) * lanes
     return within(bisect_left(range(most), True, key=lambda room: len(within(room)) <= fewest))
 
 
@@ -174,12 +177,7 @@ class PreferenceModel:
 
     def features(self, rows: Sequence[Judged], *, tokens: int = 4096) -> list[Tensor]:
         """What the head reads: [R, H] on the CPU, for each row's replies."""
-        out: list[Tensor] = [torch.empty(0)] * len(rows)
-        with torch.inference_mode():
-            for group, packed in _groups(self.model, rows, tokens):
-                for i, hidden in zip(group, self.hidden(packed).float().cpu(), strict=True):
-                    out[i] = hidden[: len(rows[i].replies)]
-        return out
+        return _of_each(self.model, rows, tokens, lambda packed: self.hidden(packed).float().cpu())
 
     def hidden(self, rows: Rows) -> Tensor:
         """Hidden states [B, R, H] at the end-of-context tokens; differentiable."""
@@ -263,14 +261,13 @@ def raw_scores(
     """Raw scores of each row's replies by each judge, all of one model: [row][judge][reply].
 
     The judges are roles of one pass, whose base product they share."""
-    out: list[list[list[float]]] = [[] for _ in rows]
-    with torch.inference_mode():
-        for group, packed in _groups(judges[0].model, rows, tokens):
-            read = zip(judges, _hidden(judges, packed), strict=True)
-            scores = torch.stack([judge.role.head(hidden) for judge, hidden in read], 1)
-            for i, lines in zip(group, scores.float().cpu().tolist(), strict=True):
-                out[i] = [line[: len(rows[i].replies)] for line in lines]
-    return out
+
+    def scores(packed: Rows) -> Tensor:
+        read = zip(judges, _hidden(judges, packed), strict=True)
+        return torch.stack([judge.role.head(hidden) for judge, hidden in read], -1).float().cpu()
+
+    found = _of_each(judges[0].model, rows, tokens, scores)
+    return [lines.t().tolist() for lines in found]
 
 
 def _hidden(judges: Sequence[PreferenceModel], rows: Rows) -> Tensor:
@@ -284,7 +281,21 @@ def _hidden(judges: Sequence[PreferenceModel], rows: Rows) -> Tensor:
     )
 
 
-def _groups(model: Model, rows: Sequence[Judged], tokens: int) -> Iterator[tuple[list[int], Rows]]:
-    """Rows of like sizes as a pass without gradients takes them, with their places."""
-    for group in by_length([size_of(r) for r in rows], min(tokens, model.chunk)):
-        yield group, pack([rows[i] for i in group]).to(model.device)
+def _of_each(
+    model: Model, rows: Sequence[Judged], tokens: int, read: Callable[[Rows], Tensor]
+) -> list[Tensor]:
+    """What `read` gives of each row [R, ...], without gradients, from [B, R or more, ...] of rows
+    of like sizes."""
+
+    def work(group: list[int]) -> Tensor:
+        with torch.inference_mode():
+            return read(pack([rows[i] for i in group]).to(model.device))
+
+    sizes = [size_of(row) for row in rows]
+    groups = by_length(sizes, min(tokens, model.chunk), lanes(model.device, sum(sizes)))
+    found = side_by_side([partial(work, group) for group in groups], model.device)
+    out = [torch.empty(0)] * len(rows)
+    for group, made in zip(groups, found, strict=True):
+        for i, line in zip(group, made, strict=True):
+            out[i] = line[: len(rows[i].replies)]
+    return out

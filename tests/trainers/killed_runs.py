@@ -21,10 +21,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import trainer_world as tw
 
+from hhchat.model import lanes
+
 
 def train(speaker: Path, judge: Path, folder: Path, stage: str) -> None:
     """One attempt: goes on from what is sealed, appends what it says to metrics.jsonl."""
-    torch.set_num_threads(1)
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    torch.set_num_threads(threads)
+    if threads > 1:
+        lanes.WORTH = 0
     world = tw.World(
         tw.load(speaker),
         [],

@@ -30,9 +30,11 @@ def shown(info):
     return {k: v for k, v in info.items() if k != "gauges"}
 
 
-@pytest.mark.parametrize("stage", ["pm", "ppo"])
+@pytest.mark.parametrize(
+    ("stage", "threads"), [("pm", "1"), ("ppo", "1"), ("ppo", "2")], ids=["pm", "ppo", "ppo-lanes"]
+)
 def test_a_run_killed_at_random_points_ends_bit_for_bit_as_the_run_left_alone(
-    stage, speaker, judged_world, tmp_path
+    stage, threads, speaker, judged_world, tmp_path
 ):
     script = Path(__file__).parent / "killed_runs.py"
     judge = judged_world.stages["pm"]
@@ -41,7 +43,7 @@ def test_a_run_killed_at_random_points_ends_bit_for_bit_as_the_run_left_alone(
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": threads},
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["killed"] >= 2

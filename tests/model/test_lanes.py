@@ -1,0 +1,103 @@
+"""Passes side by side: the same answers, the same errors, and nothing left running."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from hhchat.model import lanes
+from hhchat.model.lanes import side_by_side
+from hhchat.model.preference import by_length
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_each_work_is_done_once_by_one_of_two_threads_and_answers_come_in_order():
+    meet = threading.Barrier(2, timeout=20)
+    where: list[tuple[int, int]] = []
+
+    def work(i: int) -> int:
+        if i < 2:
+            meet.wait()  # neither goes on before both are there: they do run side by side
+        where.append((threading.get_ident(), torch.get_num_threads()))
+        return i * i
+
+    assert side_by_side([lambda i=i: work(i) for i in range(9)], CPU) == [i * i for i in range(9)]
+    assert len(where) == 9
+    assert len({thread for thread, _ in where}) == 2
+    assert {threads for _, threads in where} == {1}
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["this lane", "the other"])
+def test_an_error_of_either_lane_is_raised_after_the_other_has_ended_what_it_was_at(here):
+    mine, meet, ended = threading.get_ident(), threading.Barrier(2, timeout=20), []
+
+    def first() -> None:
+        meet.wait()
+        if (threading.get_ident() == mine) == here:
+            raise MemoryError("no room")
+        time.sleep(0.2)
+        ended.append(True)
+
+    late: list[int] = []
+    with pytest.raises(MemoryError, match="no room"):
+        side_by_side([first, first, *[lambda: late.append(1)] * 50], CPU)
+    assert ended == [True]
+    assert not late
+    assert torch.get_num_threads() == 2
+    assert side_by_side([lambda: 1, lambda: 2], CPU) == [1, 2]
+
+
+def test_what_a_lane_calls_stays_in_it():
+    def work() -> set[int]:
+        return set(side_by_side([threading.get_ident] * 4, CPU))
+
+    assert all(len(found) == 1 for found in side_by_side([work] * 4, CPU))
+
+
+def test_callers_that_come_at_the_same_time_all_get_their_answers():
+    found: dict[int, list[int]] = {}
+
+    def call(n: int) -> None:
+        torch.set_num_threads(2)
+        works = [lambda i=i: (time.sleep(0.01), n * i)[1] for i in range(6)]
+        found[n] = side_by_side(works, CPU)
+
+    callers = [threading.Thread(target=call, args=(n,)) for n in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(20)
+    assert found == {n: [n * i for i in range(6)] for n in range(4)}
+
+
+def test_one_thread_has_one_lane_and_so_have_few_tokens():
+    assert lanes.lanes(CPU, lanes.WORTH) == 2
+    assert lanes.lanes(CPU, lanes.WORTH - 1) == 1
+    torch.set_num_threads(1)
+    assert lanes.lanes(CPU, lanes.WORTH) == 1
+    mine = threading.get_ident()
+    assert side_by_side([threading.get_ident] * 3, CPU) == [mine] * 3
+
+
+def test_groups_are_as_many_for_each_lane_and_of_like_sizes():
+    sizes = [7, 90, 31, 45, 12, 60, 22, 55, 38, 70]
+    for room in (100, 200, 1000):
+        groups = by_length(sizes, room, 2)
+        assert sorted(i for group in groups for i in group) == list(range(10))
+        assert all(len(g) * max(sizes[i] for i in g) <= room or len(g) == 1 for g in groups)
+        assert len(groups) >= len(by_length(sizes, room))
+    assert len(by_length(sizes, 1000, 2)) == 2
+    assert by_length([5], 100, 2) == [[0]]
+    assert by_length([], 100, 2) == []
