@@ -174,20 +174,25 @@ class Descent:
         self, mine: list[int], sizes: Sequence[int], total: float, loss: Loss, tokens: int
     ) -> list[dict[str, float]]:
         optimiser, device = self.optimiser, self.optimiser.weights.device
+        lengths = [sizes[i] for i in mine]
+        count = lanes(device, sum(lengths))
 
         def gradients(group: list[int]) -> tuple[Sequence[Tensor | None], dict[str, float]]:
             value, record = loss([mine[i] for i in group])
-            found = torch.autograd.grad(value / total, optimiser.parameters, allow_unused=True)
-            return found, {**record, "loss": float(value.detach())}
+            record = {**record, "loss": float(value.detach())}
+            if count == 1:  # straight to where they belong, without a copy
+                torch.autograd.backward(value / total)
+                return [], record
+            parameters = optimiser.parameters
+            return torch.autograd.grad(value / total, parameters, allow_unused=True), record
 
         optimiser.forget()
-        lengths = [sizes[i] for i in mine]
-        count = lanes(device, sum(lengths))
         works = [partial(gradients, group) for group in by_length(lengths, tokens // count, count)]
         records = []
         for at in range(0, len(works), count):  # added in one order, and not all held
             for found, record in side_by_side(works[at : at + count], device):
-                optimiser.add(found)
+                if found:
+                    optimiser.add(found)
                 records.append(record)
         return records
 
