@@ -15,8 +15,7 @@ import torch
 from hhchat_trainers.adam import Adam
 from torch import Tensor
 
-from hhchat.model import LocalEngine, PreferenceModel
-from hhchat.model.lanes import lanes, side_by_side
+from hhchat.model import LocalEngine, PreferenceModel, lanes
 from hhchat.model.preference import Judged, by_length, raw_scores, size_of
 from hhchat.parallel import ALONE, World
 from hhchat.types import HhchatError
@@ -73,6 +72,7 @@ class Budget:
         world: World = ALONE,
     ) -> None:
         self.tokens, self.report, self.world = tokens, report, world
+        lanes.settle()
 
     def fitting(self, work: Callable[[int], T]) -> T:
         """`work(tokens)`, with half of them each time memory runs out."""
@@ -175,7 +175,7 @@ class Descent:
     ) -> list[dict[str, float]]:
         optimiser, device = self.optimiser, self.optimiser.weights.device
         lengths = [sizes[i] for i in mine]
-        count = lanes(device, sum(lengths))
+        count = lanes.lanes(device, lengths, tokens)
 
         def gradients(group: list[int]) -> tuple[Sequence[Tensor | None], dict[str, float]]:
             value, record = loss([mine[i] for i in group])
@@ -190,10 +190,11 @@ class Descent:
         works = [partial(gradients, group) for group in by_length(lengths, tokens // count, count)]
         records = []
         for at in range(0, len(works), count):  # added in one order, and not all held
-            for found, record in side_by_side(works[at : at + count], device):
+            for found, record in lanes.side_by_side(works[at : at + count], device):
                 if found:
                     optimiser.add(found)
                 records.append(record)
+                del found  # or it would be held beside the next passes
         return records
 
 

@@ -260,7 +260,11 @@ class PM:
         if folder is None or not self.head_start:
             return {}
         prior, rows = PreferenceModel.load(model, folder), [p.row for p in pairs]
-        features = budget.fitting(lambda tokens: prior.features(rows, tokens=tokens))
+        features = budget.world.spread(
+            rows,
+            [size_of(row) for row in rows],
+            lambda some: budget.fitting(lambda tokens: prior.features(some, tokens=tokens)),
+        )
         return {pair: f[0] - f[1] for pair, f in zip(pairs, features, strict=True)}
 
     def prime(

@@ -165,7 +165,8 @@ def score_roles(
 
     mine = world.share([r.length for r in responses])
     sizes = [responses[i].length for i in mine]
-    groups = by_length(sizes, min(budget, model.chunk), lanes(model.device, sum(sizes)))
+    count = lanes(model.device, sizes, budget)
+    groups = by_length(sizes, min(budget // count, model.chunk), count)
     works = [partial(score, [mine[i] for i in like]) for like in groups]
     side_by_side(works, model.device)
     world.sum_([logprobs, reference_out, values])  # of each row all but one process has zeros

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -21,15 +21,23 @@ WORTH = 768  # tokens: a pass over few is mostly calls, which Python makes one a
 _mine = threading.local()  # `taken` inside of a lane: what it calls stays in it
 
 
-def lanes(device: torch.device, tokens: int) -> int:
-    """How many passes a device is to make of so many tokens, at the least, to do them side by side:
-    1 where they are few or torch has one thread, and on a GPU."""
-    return LANES if tokens >= WORTH and _free(device) else 1
+def lanes(device: torch.device, sizes: Sequence[int], tokens: int) -> int:
+    """How many passes are to be made at a time over rows of these sizes, with room for so many
+    tokens in all: 1 where they are few, where one row takes more than its part of the room, where
+    torch has one thread, and on a GPU."""
+    worth = sum(sizes) >= WORTH and max(sizes, default=0) * LANES <= tokens
+    return LANES if worth and _free(device) else 1
 
 
 def _free(device: torch.device) -> bool:
     taken = getattr(_mine, "taken", False)
     return device.type == "cpu" and torch.get_num_threads() >= LANES and not taken
+
+
+def settle() -> None:
+    """Have MKL as `side_by_side` leaves it (torch tells it to use as many threads as it is given),
+    so that a run that goes on multiplies from its start as the run that was left alone does."""
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def side_by_side(works: Sequence[Callable[[], T]], device: torch.device) -> list[T]:
@@ -54,15 +62,24 @@ def side_by_side(works: Sequence[Callable[[], T]], device: torch.device) -> list
         finally:
             _mine.taken = False
 
-    other = _other().submit(lane)
+    other: Future[None] | None = None
     try:
+        other = _other().submit(lane)
         lane()
+    except BaseException:
+        failed.set()
+        raise
     finally:
-        other.cancel()  # where it has not begun, this one has done it all
-        wait([other])
-        torch.set_num_threads(threads)
-    if not other.cancelled():
-        other.result()
+        try:
+            if other is not None and not other.cancel():
+                wait([other])
+        finally:
+            torch.set_num_threads(threads)
+    try:
+        if not other.cancelled():  # else it had not begun, and this one has done it all
+            other.result()
+    finally:
+        del other  # its error would hold this frame, which holds it, and what failed in between
     return [made[i] for i in range(len(works))]
 
 

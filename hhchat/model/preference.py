@@ -292,7 +292,8 @@ def _of_each(
             return read(pack([rows[i] for i in group]).to(model.device))
 
     sizes = [size_of(row) for row in rows]
-    groups = by_length(sizes, min(tokens, model.chunk), lanes(model.device, sum(sizes)))
+    count = lanes(model.device, sizes, tokens)
+    groups = by_length(sizes, min(tokens // count, model.chunk), count)
     found = side_by_side([partial(work, group) for group in groups], model.device)
     out = [torch.empty(0)] * len(rows)
     for group, made in zip(groups, found, strict=True):

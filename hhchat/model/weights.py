@@ -37,10 +37,12 @@ class Weight:
             # Row-wise absmax, so that rows of fused matrices keep the scales they have alone. The
             # arithmetic is bitsandbytes', whose import loads torch's compiler: 3 seconds of every
             # start, and 116 MiB.
-            wide = dense.float()
-            self._scale = wide.abs().amax(1)
-            codes = wide * (127.0 / self._scale.clamp_min(torch.finfo(torch.float32).tiny))[:, None]
-            self._int8 = codes.round_().to(torch.int8)
+            self._int8 = torch.empty_like(dense, dtype=torch.int8)
+            self._scale = dense.abs().amax(1).float()
+            step = 127.0 / self._scale.clamp_min(1e-30)[:, None]
+            parts = (torch.split(t, 1024) for t in (dense, step, self._int8))
+            for some, by, to in zip(*parts, strict=True):  # whole in fp32 it is four times as much
+                to.copy_((some.float() * by).round_())
         else:
             bnb = _bitsandbytes()
             # it quantises fp16 on CUDA and any float on the CPU

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -82,13 +84,51 @@ def test_callers_that_come_at_the_same_time_all_get_their_answers():
     assert found == {n: [n * i for i in range(6)] for n in range(4)}
 
 
-def test_one_thread_has_one_lane_and_so_have_few_tokens():
-    assert lanes.lanes(CPU, lanes.WORTH) == 2
-    assert lanes.lanes(CPU, lanes.WORTH - 1) == 1
+def test_one_thread_has_one_lane_and_so_have_few_tokens_and_a_row_that_fills_the_room():
+    some = [lanes.WORTH // 2] * 2
+    assert lanes.lanes(CPU, some, lanes.WORTH) == 2
+    assert lanes.lanes(CPU, some, lanes.WORTH - 1) == 1
+    assert lanes.lanes(CPU, [some[0], some[0] - 1], lanes.WORTH) == 1
+    assert lanes.lanes(CPU, [], 0) == 1
     torch.set_num_threads(1)
-    assert lanes.lanes(CPU, lanes.WORTH) == 1
+    assert lanes.lanes(CPU, some, lanes.WORTH) == 1
     mine = threading.get_ident()
     assert side_by_side([threading.get_ident] * 3, CPU) == [mine] * 3
+
+
+def test_what_failed_in_the_other_lane_is_let_go_at_once():
+    # memory that it had would be missing where it is tried again with less
+    mine, meet = threading.get_ident(), threading.Barrier(2, timeout=20)
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def work() -> None:
+        large = torch.ones(3)
+        meet.wait()
+        if threading.get_ident() != mine:
+            held.append(weakref.ref(large))
+            raise MemoryError("no room")
+
+    gc.disable()
+    try:
+        with pytest.raises(MemoryError):
+            side_by_side([work, work], CPU)
+        end = time.monotonic() + 5
+        while held[0]() is not None and time.monotonic() < end:
+            time.sleep(0.01)  # the other thread forgets its task a moment later
+        assert held[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_a_caller_does_not_wait_for_a_lane_that_is_at_anothers_work():
+    busy, free = threading.Event(), threading.Event()
+    lanes._other().submit(lambda: (busy.set(), free.wait(20)))
+    assert busy.wait(20)
+    try:
+        assert side_by_side([lambda: 1, lambda: 2], CPU) == [1, 2]
+        assert not free.is_set()
+    finally:
+        free.set()
 
 
 def test_groups_are_as_many_for_each_lane_and_of_like_sizes():

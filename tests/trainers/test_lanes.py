@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import trainer_world as tw
-from hhchat_trainers import descent
 from parallel_runs import METHODS
 from test_parallel import TOLERANCE, sealed
 from test_resume import goes_on, last_said
@@ -23,9 +22,9 @@ def two_lanes(monkeypatch):
 def test_two_lanes_end_where_one_lane_ends(name, world, monkeypatch):
     ran = {}
     calls = []
-    real = descent.side_by_side
+    real = lanes.side_by_side
     monkeypatch.setattr(
-        descent,
+        lanes,
         "side_by_side",
         lambda works, device: calls.append(len(works)) or real(works, device),
     )
