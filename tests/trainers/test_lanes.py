@@ -6,7 +6,7 @@ import pytest
 import torch
 import trainer_world as tw
 from parallel_runs import METHODS
-from test_parallel import TOLERANCE, sealed
+from test_parallel import assert_ends_alike
 from test_resume import goes_on, last_said
 
 from hhchat.model import lanes
@@ -37,13 +37,7 @@ def test_two_lanes_end_where_one_lane_ends(name, world, monkeypatch):
         assert max(calls) == count, "it was not done in lanes"
     torch.set_num_threads(1)
     world.train(type(method)(**{**vars(method), "learning_rate": 0.0}), f"{name}-still")
-    folders = (world.folder / f"{name}-{end}" for end in ("1", "2", "still"))
-    one, two, began = map(sealed, folders)
-    assert one.keys() == two.keys() == began.keys() != set()
-    moved = max(float((one[k] - began[k]).abs().max()) for k in one)
-    apart = max(float((one[k] - two[k]).abs().max()) for k in one)
-    assert moved > 1e-3
-    assert apart <= TOLERANCE * moved
+    assert_ends_alike(*(world.folder / f"{name}-{end}" for end in ("1", "2", "still")))
 
 
 @pytest.mark.parametrize("trainer", [tw.pm(halves=True), tw.ppo(updates=4)], ids=["pm", "ppo"])
