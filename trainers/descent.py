@@ -72,7 +72,7 @@ class Budget:
         world: World = ALONE,
     ) -> None:
         self.tokens, self.report, self.world = tokens, report, world
-        lanes.settle()
+        lanes.settle()  # before anything is multiplied
 
     def fitting(self, work: Callable[[int], T]) -> T:
         """`work(tokens)`, with half of them each time memory runs out."""
@@ -173,9 +173,9 @@ class Descent:
     def _gradients(
         self, mine: list[int], sizes: Sequence[int], total: float, loss: Loss, tokens: int
     ) -> list[dict[str, float]]:
-        optimiser, device = self.optimiser, self.optimiser.weights.device
+        optimiser = self.optimiser
         lengths = [sizes[i] for i in mine]
-        count = lanes.lanes(device, lengths, tokens)
+        count = lanes.lanes(optimiser.weights.device, lengths, tokens)
 
         def gradients(group: list[int]) -> tuple[Sequence[Tensor | None], dict[str, float]]:
             value, record = loss([mine[i] for i in group])
@@ -190,7 +190,7 @@ class Descent:
         works = [partial(gradients, group) for group in by_length(lengths, tokens // count, count)]
         records = []
         for at in range(0, len(works), count):  # added in one order, and not all held
-            for found, record in lanes.side_by_side(works[at : at + count], device):
+            for found, record in lanes.side_by_side(works[at : at + count], count):
                 if found:
                     optimiser.add(found)
                 records.append(record)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hhchat.hookspecs import hookimpl
 from hhchat.model import Model
-from hhchat.model.preference import by_length, judged, reply_ids
+from hhchat.model.preference import in_groups, judged, reply_ids
 from hhchat.model.taste import CONFIDENCE
 from hhchat.model.trunk import Role
 from hhchat.protocols import StageResult, TrainingContext
@@ -68,8 +68,7 @@ class Learner(PolicyLearner):
         self.pairs = [pair_of(self.model, c, hyper.soft_labels) for c in context.comparisons]
         self.optimise({"policy": 1.0})
         flat = [r for p in self.pairs for r in (p.chosen, p.rejected)]
-        with torch.no_grad():
-            self.reference_sums = self.sums(flat, self.reference)
+        self.reference_sums = self.sums(flat, self.reference)
 
     def update(self, update: int) -> tuple[dict[str, float], Sequence[Response]]:
         hyper = self.hyper
@@ -118,9 +117,12 @@ class Learner(PolicyLearner):
 
         def work(some: Sequence[Response], tokens: int) -> list[float]:
             out = torch.zeros(len(some))
-            room = min(tokens, self.model.chunk)
-            for group in by_length([r.length for r in some], room):
+
+            @torch.no_grad()
+            def read(group: list[int]) -> None:
                 out[group] = self.summed([some[i] for i in group], role).cpu()
+
+            in_groups(self.model, [r.length for r in some], tokens, read)
             return out.tolist()
 
         found = self.world.spread(

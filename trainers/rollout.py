@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,9 +11,8 @@ from torch import Tensor
 from hhchat.model import LocalEngine, Model
 from hhchat.model.decode import Row
 from hhchat.model.engine import make_decoder
-from hhchat.model.lanes import lanes, side_by_side
 from hhchat.model.lora import Adapter
-from hhchat.model.preference import ScalarHead, by_length
+from hhchat.model.preference import ScalarHead, in_groups
 from hhchat.model.rows import Rows
 from hhchat.model.trunk import Role
 from hhchat.parallel import ALONE, World
@@ -152,7 +150,8 @@ def score_roles(
     roles: list[Role] = [reference, policy] + ([] if value is None else [value[0]])
 
     @torch.no_grad()
-    def score(group: list[int]) -> None:
+    def score(like: list[int]) -> None:
+        group = [mine[i] for i in like]
         part = tensors([responses[i] for i in group])
         width = part.tokens_BT.shape[1]
         rows = part.rows.to(model.device)
@@ -164,11 +163,7 @@ def score_roles(
             values[group, :width] = value[1](hidden[2]).cpu()
 
     mine = world.share([r.length for r in responses])
-    sizes = [responses[i].length for i in mine]
-    count = lanes(model.device, sizes, budget)
-    groups = by_length(sizes, min(budget // count, model.chunk), count)
-    works = [partial(score, [mine[i] for i in like]) for like in groups]
-    side_by_side(works, model.device)
+    in_groups(model, [responses[i].length for i in mine], budget, score)
     world.sum_([logprobs, reference_out, values])  # of each row all but one process has zeros
     mask = packed.mask_BT
     return Scored(

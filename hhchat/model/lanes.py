@@ -24,14 +24,10 @@ _mine = threading.local()  # `taken` inside of a lane: what it calls stays in it
 def lanes(device: torch.device, sizes: Sequence[int], tokens: int) -> int:
     """How many passes are to be made at a time over rows of these sizes, with room for so many
     tokens in all: 1 where they are few, where one row takes more than its part of the room, where
-    torch has one thread, and on a GPU."""
+    torch has one thread, on a GPU, and inside of a lane."""
     worth = sum(sizes) >= WORTH and max(sizes, default=0) * LANES <= tokens
-    return LANES if worth and _free(device) else 1
-
-
-def _free(device: torch.device) -> bool:
-    taken = getattr(_mine, "taken", False)
-    return device.type == "cpu" and torch.get_num_threads() >= LANES and not taken
+    free = device.type == "cpu" and torch.get_num_threads() >= LANES
+    return LANES if worth and free and not getattr(_mine, "taken", False) else 1
 
 
 def settle() -> None:
@@ -40,12 +36,13 @@ def settle() -> None:
     torch.set_num_threads(torch.get_num_threads())
 
 
-def side_by_side(works: Sequence[Callable[[], T]], device: torch.device) -> list[T]:
-    """What the works give, in their order, each done by the lane that is free next.
+def side_by_side(works: Sequence[Callable[[], T]], count: int) -> list[T]:
+    """What the works give, in their order. With a `count` of LANES each is done by the lane that is
+    free next, with a count of 1 one after the other.
 
     A work is to set the grad mode that it needs, for that is a thread's own. What one raises is
     raised here, when the other lane has ended what it was at and left the rest."""
-    if len(works) < 2 or not _free(device):
+    if len(works) < 2 or count == 1:
         return [work() for work in works]
     threads = torch.get_num_threads()
     tasks, made, failed = iter(enumerate(works)), dict[int, T](), threading.Event()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from hhchat.model.locate import same_base
 from hhchat.model.lora import Adapter, load_adapter, save_adapter
 from hhchat.model.rows import Rows
 from hhchat.types import Exchange, Generation, Message, ModelError, drop_oldest_turn
+
+T = TypeVar("T")
 
 CONTEXT_END = -1  # the id that stands for the PM's own token
 
@@ -143,6 +145,17 @@ def by_length(sizes: Sequence[int], tokens: int, lanes: int = 1) -> list[list[in
     most = min(tokens, len(sizes) * max(sizes, default=0))
     fewest = -(-len(within(most)) // lanes) * lanes
     return within(bisect_left(range(most), True, key=lambda room: len(within(room)) <= fewest))
+
+
+def in_groups(
+    model: Model, sizes: Sequence[int], tokens: int, work: Callable[[list[int]], T]
+) -> list[tuple[list[int], T]]:
+    """Rows of these sizes in the groups of passes without gradients, with what `work(group)` gives,
+    where there is room for so many tokens."""
+    count = lanes(model.device, sizes, tokens)
+    groups = by_length(sizes, min(tokens // count, model.chunk), count)
+    found = side_by_side([partial(work, group) for group in groups], count)
+    return list(zip(groups, found, strict=True))
 
 
 def size_of(row: Judged) -> int:
@@ -291,12 +304,8 @@ def _of_each(
         with torch.inference_mode():
             return read(pack([rows[i] for i in group]).to(model.device))
 
-    sizes = [size_of(row) for row in rows]
-    count = lanes(model.device, sizes, tokens)
-    groups = by_length(sizes, min(tokens // count, model.chunk), count)
-    found = side_by_side([partial(work, group) for group in groups], model.device)
     out = [torch.empty(0)] * len(rows)
-    for group, made in zip(groups, found, strict=True):
+    for group, made in in_groups(model, [size_of(row) for row in rows], tokens, work):
         for i, line in zip(group, made, strict=True):
             out[i] = line[: len(rows[i].replies)]
     return out

@@ -12,7 +12,7 @@ import torch
 
 from hhchat.model import lanes
 from hhchat.model.lanes import side_by_side
-from hhchat.model.preference import by_length
+from hhchat.model.preference import by_length, in_groups
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def test_each_work_is_done_once_by_one_of_two_threads_and_answers_come_in_order(
         where.append((threading.get_ident(), torch.get_num_threads()))
         return i * i
 
-    assert side_by_side([lambda i=i: work(i) for i in range(9)], CPU) == [i * i for i in range(9)]
+    assert side_by_side([lambda i=i: work(i) for i in range(9)], 2) == [i * i for i in range(9)]
     assert len(where) == 9
     assert len({thread for thread, _ in where}) == 2
     assert {threads for _, threads in where} == {1}
@@ -54,18 +54,19 @@ def test_an_error_of_either_lane_is_raised_after_the_other_has_ended_what_it_was
 
     late: list[int] = []
     with pytest.raises(MemoryError, match="no room"):
-        side_by_side([first, first, *[lambda: late.append(1)] * 50], CPU)
+        side_by_side([first, first, *[lambda: late.append(1)] * 50], 2)
     assert ended == [True]
     assert not late
     assert torch.get_num_threads() == 2
-    assert side_by_side([lambda: 1, lambda: 2], CPU) == [1, 2]
+    assert side_by_side([lambda: 1, lambda: 2], 2) == [1, 2]
 
 
 def test_what_a_lane_calls_stays_in_it():
     def work() -> set[int]:
-        return set(side_by_side([threading.get_ident] * 4, CPU))
+        count = lanes.lanes(CPU, [lanes.WORTH // 2] * 2, lanes.WORTH)
+        return set(side_by_side([threading.get_ident] * 4, count))
 
-    assert all(len(found) == 1 for found in side_by_side([work] * 4, CPU))
+    assert all(len(found) == 1 for found in side_by_side([work] * 4, 2))
 
 
 def test_callers_that_come_at_the_same_time_all_get_their_answers():
@@ -74,7 +75,7 @@ def test_callers_that_come_at_the_same_time_all_get_their_answers():
     def call(n: int) -> None:
         torch.set_num_threads(2)
         works = [lambda i=i: (time.sleep(0.01), n * i)[1] for i in range(6)]
-        found[n] = side_by_side(works, CPU)
+        found[n] = side_by_side(works, 2)
 
     callers = [threading.Thread(target=call, args=(n,)) for n in range(4)]
     for caller in callers:
@@ -93,7 +94,7 @@ def test_one_thread_has_one_lane_and_so_have_few_tokens_and_a_row_that_fills_the
     torch.set_num_threads(1)
     assert lanes.lanes(CPU, some, lanes.WORTH) == 1
     mine = threading.get_ident()
-    assert side_by_side([threading.get_ident] * 3, CPU) == [mine] * 3
+    assert side_by_side([threading.get_ident] * 3, 1) == [mine] * 3
 
 
 def test_what_failed_in_the_other_lane_is_let_go_at_once():
@@ -111,7 +112,7 @@ def test_what_failed_in_the_other_lane_is_let_go_at_once():
     gc.disable()
     try:
         with pytest.raises(MemoryError):
-            side_by_side([work, work], CPU)
+            side_by_side([work, work], 2)
         end = time.monotonic() + 5
         while held[0]() is not None and time.monotonic() < end:
             time.sleep(0.01)  # the other thread forgets its task a moment later
@@ -125,7 +126,7 @@ def test_a_caller_does_not_wait_for_a_lane_that_is_at_anothers_work():
     lanes._other().submit(lambda: (busy.set(), free.wait(5), over.set()))
     assert busy.wait(20)
     try:
-        assert side_by_side([lambda: 1, lambda: 2], CPU) == [1, 2]
+        assert side_by_side([lambda: 1, lambda: 2], 2) == [1, 2]
         assert not over.is_set()
     finally:
         free.set()
@@ -141,3 +142,14 @@ def test_groups_are_as_many_for_each_lane_and_of_like_sizes():
     assert len(by_length(sizes, 1000, 2)) == 2
     assert by_length([5], 100, 2) == [[0]]
     assert by_length([], 100, 2) == []
+
+
+def test_rows_that_fill_the_room_are_scored_one_after_the_other(tiny):
+    # two at a time would take what the room, halved when memory ran out, was to spare
+    model, mine, met = tiny.load(), threading.get_ident(), []
+    work = lambda group: met.append((threading.get_ident(), len(group)))  # noqa: E731
+    in_groups(model, [600] * 5, 1000, work)
+    assert met == [(mine, 1)] * 5
+    met.clear()
+    in_groups(model, [400] * 4, 1000, work)
+    assert [size for _, size in met] == [1] * 4

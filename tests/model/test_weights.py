@@ -51,6 +51,7 @@ def test_a_model_in_8_bits_starts_without_torchs_compiler(make_tiny):
         f"model = load_model({str(make_tiny('llama').folder)!r}, quantization='int8')\n"
         "assert model.trunk.layers[0].linears['up'].dense(torch.float32).isfinite().all()\n"
         "assert 'torch._dynamo' not in sys.modules, '3 seconds and 116 MiB'\n"
+        "assert 'bitsandbytes' not in sys.modules, 'not to be had on macOS'\n"
     )
     subprocess.run([sys.executable, "-c", words], check=True)
 

@@ -16,24 +16,24 @@ from hhchat.model import lanes
 def two_lanes(monkeypatch):
     monkeypatch.setattr(lanes, "WORTH", 0)
     torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_two_lanes_end_where_one_lane_ends(name, world, monkeypatch):
-    ran = {}
+def test_two_lanes_end_where_one_lane_ends(name, world, two_lanes, monkeypatch):
     calls = []
     real = lanes.side_by_side
     monkeypatch.setattr(
         lanes,
         "side_by_side",
-        lambda works, device: calls.append(len(works)) or real(works, device),
+        lambda works, count: calls.append(len(works)) or real(works, count),
     )
     method = METHODS[name]
     for count in (1, 2):
-        monkeypatch.setattr(lanes, "WORTH", 0)
         torch.set_num_threads(count)
         calls.clear()
-        ran[count] = world.train(method, f"{name}-{count}")
+        world.train(method, f"{name}-{count}")
         assert max(calls) == count, "it was not done in lanes"
     torch.set_num_threads(1)
     world.train(type(method)(**{**vars(method), "learning_rate": 0.0}), f"{name}-still")
