@@ -23,8 +23,8 @@ from torch import Tensor
 from hhchat.hookspecs import hookimpl
 from hhchat.model import Model
 from hhchat.model.preference import in_groups, judged, reply_ids
+from hhchat.model.roles import Role
 from hhchat.model.taste import CONFIDENCE
-from hhchat.model.trunk import Role
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
 from hhchat.types import Comparison

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from hhchat.model import Adapter, LocalEngine, PreferenceModel, load_adapter, save_adapter
 from hhchat.model.preference import ScalarHead
-from hhchat.model.trunk import Role
+from hhchat.model.roles import Role
 from hhchat.parallel import ALONE
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.rewards import Reward

@@ -13,8 +13,8 @@ from hhchat.model.decode import Row
 from hhchat.model.engine import make_decoder
 from hhchat.model.lora import Adapter
 from hhchat.model.preference import ScalarHead, in_groups
+from hhchat.model.roles import Role
 from hhchat.model.rows import Rows
-from hhchat.model.trunk import Role
 from hhchat.parallel import ALONE, World
 from hhchat.types import Exchange, Message, Prompt
 

@@ -18,8 +18,9 @@ from hhchat.model.attention import additive
 from hhchat.model.kernels import CHUNK, turn_
 from hhchat.model.packed import Packed
 from hhchat.model.replay import Script
+from hhchat.model.roles import Role, Roles
 from hhchat.model.spec import LINEARS, Linear, Spec
-from hhchat.model.trunk import Norm, Norms, Role, Trunk, adapted
+from hhchat.model.trunk import Norm, Norms, Trunk
 
 
 @dataclass
@@ -117,8 +118,12 @@ class Decoder:
     layers: list[_Layer] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        lay_out = self._merged if self.merged else self._apart
-        self.layers = [lay_out(index) for index in range(self.trunk.spec.layers)]
+        every = range(self.trunk.spec.layers)
+        if self.merged:
+            self.layers = [self._merged(index) for index in every]
+        else:
+            roles = Roles((self.role,), self.dtype)
+            self.layers = [self._apart(index, roles) for index in every]
         self._norm: Norm = self.trunk.norm
         self._head: Packed | None = None
         if self.merged:
@@ -154,11 +159,11 @@ class Decoder:
             made[name] = Packed(dense, bias, self.dtype)
         return _Layer(norms, made)
 
-    def _apart(self, index: int) -> _Layer:
+    def _apart(self, index: int, roles: Roles) -> _Layer:
         layer = self.trunk.layers[index]
 
         def linear(name: Linear, x: Tensor) -> Tensor:
-            return adapted(layer.linears[name], (self.role,), name, index, x.to(self.dtype))
+            return roles.product(layer.linears[name], name, index, x.to(self.dtype))
 
         return _Layer(layer.norms, {}, linear)
 

@@ -118,130 +118,6 @@ class Gated(NamedTuple):
     kept: bool
 
 
-class _Adapted(torch.autograd.Function):
-    """Base product of all blocks at once, then the blocks' low-rank updates in place: those of a
-    run, whose adapters are alike, in one product."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        given: Tensor,
-        gate: Gated | None,
-        matrix: Matrix,
-        runs: Sequence[_Run],
-        *pairs: Tensor,
-    ) -> Tensor:
-        act, x = (None, given.contiguous()) if gate is None else _gated(given)
-        y = matrix.product(x)
-        saved: list[Tensor] = []
-        left = iter(pairs)
-        for run in runs:
-            if run.scale is None:
-                continue
-            mine = [next(left) for _ in range(2 * (run.last - run.first))]
-            down = _stacked(mine[::2]).mul(run.scale).to(x.dtype)
-            up = _stacked(mine[1::2]).to(x.dtype)
-            low = torch.matmul(run.of(x), down)
-            _add_product(run.of(y), low, up)
-            saved += (down, up, low)
-        if any(ctx.needs_input_grad):
-            ctx.matrix, ctx.runs, ctx.gated = matrix, runs, gate is not None
-            kept = (act, x) if gate is None or gate.kept else (None, None)
-            ctx.save_for_backward(given, *kept, *saved)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        given, act, x, *saved = ctx.saved_tensors
-        if x is None:
-            act, x = _gated(given)
-        left = iter(saved)
-        grad = grad.contiguous()
-        inward = ctx.matrix.back(grad) if ctx.needs_input_grad[0] else None
-        out: list[Tensor | None] = []
-        for run in ctx.runs:
-            if run.scale is None:
-                continue
-            down, up, low = next(left), next(left), next(left)
-            g = run.of(grad)
-            turned = torch.matmul(g, up.mT)
-            if inward is not None:
-                _add_product(run.of(inward), turned, down.mT)
-            if not ctx.needs_input_grad[4 + len(out)]:
-                out += [None] * (2 * (run.last - run.first))
-                continue
-            # adapters are in fp32 whatever the products are in; of the first product's two factors
-            # the narrow one is turned, which takes half as long
-            to_down = torch.matmul(turned.mT, run.of(x)).mT.float().mul_(run.scale)
-            to_up = torch.matmul(low.mT, g).float()
-            if to_up.ndim == 2:
-                out += (to_down, to_up)
-            else:
-                for pair in zip(to_down, to_up, strict=True):
-                    out += pair
-        if ctx.gated and inward is not None:
-            inward = _ungated(given, act, inward)
-        return inward, None, None, None, *out
-
-
-class _Run(NamedTuple):
-    """Blocks first to last (not included) of so many, whose adapters have one rank and scale; or
-    none."""
-
-    first: int
-    last: int
-    blocks: int
-    scale: float | None
-
-    def of(self, x: Tensor) -> Tensor:
-        """Its rows of x [..., C]: [blocks, rows, C], or [rows, C] where it is one block, for a
-        matrix is multiplied quicker than a batch of one."""
-        whole = x.view(self.blocks, -1, x.shape[-1])  # never a copy: some are written to
-        return whole[self.first] if self.last == self.first + 1 else whole[self.first : self.last]
-
-
-def _stacked(blocks: Sequence[Tensor]) -> Tensor:
-    return blocks[0] if len(blocks) == 1 else torch.stack(tuple(blocks))
-
-
-def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
-    """to += a b, of matrices or of stacks of them."""
-    if to.ndim == 2:
-        to.addmm_(a, b)
-    else:
-        to.baddbmm_(a, b)
-
-
-def _runs(roles: Sequence[tuple[float, Tensor, Tensor] | None]) -> list[_Run]:
-    runs: list[_Run] = []
-    begun: object = None
-    for i, role in enumerate(roles):
-        taught = role is not None and torch.is_grad_enabled() and role[1].requires_grad
-        kind = None if role is None else (role[0], role[1].shape, taught)
-        if runs and kind == begun:
-            runs[-1] = runs[-1]._replace(last=i + 1)
-        else:
-            runs.append(_Run(i, i + 1, len(roles), None if role is None else role[0]))
-        begun = kind
-    return runs
-
-
-def adapted_product(
-    x: Tensor | Gated, matrix: Matrix, roles: Sequence[tuple[float, Tensor, Tensor] | None]
-) -> Tensor:
-    """x [..., in], whose rows are len(roles) equal blocks -> W x + scale (x A) B of each block.
-
-    A role is (scale, A [in, r], B [r, out]) in fp32, or None for the bare base. Gradients reach x,
-    A and B."""
-    pairs = [t for role in roles if role is not None for t in role[1:]]
-    if not pairs and not isinstance(x, Gated):
-        return product(x, matrix)
-    given, gate = (x.up, x) if isinstance(x, Gated) else (x, None)
-    runs = _runs(roles)
-    made: Tensor = _Adapted.apply(given, gate, matrix, runs, *pairs)  # type: ignore[no-untyped-call]
-    return made
-
-
 # -- norm, activation, heads
 
 
@@ -297,7 +173,7 @@ def _held(x: Tensor) -> Sequence[Tensor]:
     return torch.split(flat, CHUNK) if x.dtype == torch.float32 and not x.is_cuda else (flat,)
 
 
-def _ungated(up: Tensor, act: Tensor, grad: Tensor) -> Tensor:
+def ungated(up: Tensor, act: Tensor, grad: Tensor) -> Tensor:
     """The gradient that reaches `up` from that of silu(gate) * value; `act` is silu(gate)."""
     made = torch.empty_like(up)
     for some, g, a, out in zip(
@@ -311,7 +187,7 @@ def _ungated(up: Tensor, act: Tensor, grad: Tensor) -> Tensor:
     return made
 
 
-def _gated(up: Tensor) -> tuple[Tensor, Tensor]:
+def gated(up: Tensor) -> tuple[Tensor, Tensor]:
     """silu(gate), and times value."""
     act, made = (up.new_empty(*up.shape[:-1], up.shape[-1] // 2) for _ in range(2))
     for some, a, out in zip(_held(up), _held(act), _held(made), strict=True):
@@ -327,7 +203,7 @@ def swiglu(up: Tensor) -> Tensor | Gated:
     if torch.is_grad_enabled() and up.requires_grad:
         return Gated(up, kept=not up.is_cuda)  # making it again took 3% of a pass on a CPU
     if up.numel() > 1 << 18:
-        return _gated(up)[1]
+        return gated(up)[1]
     gate, value = up.chunk(2, -1)  # in decoding, which has few rows and may be recorded
     return F.silu(_copy(gate), inplace=True).mul_(value)
 

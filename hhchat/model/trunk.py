@@ -19,21 +19,19 @@ from torch.utils.checkpoint import checkpoint
 from hhchat.model.attention import additive, attention
 from hhchat.model.kernels import (
     Gated,
-    adapted_product,
     chosen_logprobs,
     rms_norm,
     swiglu,
     turn_,
     turned_heads,
 )
-from hhchat.model.lora import Adapter
 from hhchat.model.packed import Packed
 from hhchat.model.replay import Script
+from hhchat.model.roles import Role, Roles
 from hhchat.model.rows import Line, Rows, Spread
 from hhchat.model.spec import Linear, Rotary, Spec
 from hhchat.model.weights import Layer, Weight
 
-Role = Adapter | None  # None is the bare base: the reference of a first run
 Norm = tuple[Tensor | None, Tensor | None]  # weight and bias [H]; None is 1 and 0
 Norms = Mapping[str, Norm]
 
@@ -104,17 +102,17 @@ class Trunk:
             x = torch.where(ends, context_end.to(x.dtype).unsqueeze(1), blocks).flatten(0, 1)
         inner = torch.float32 if device.type == "cpu" else dtype
         sights = [_Sight(self, part, count, inner) for part in parts]
-        last = len(self.layers) - 1
+        through, last = Roles(roles, dtype), len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             to = (read, where) if i == last else None
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(
                     self._layer,
-                    *(layer, i, x, tokens, to, sights, roles, dtype),
+                    *(layer, i, x, tokens, to, sights, through, dtype),
                     use_reentrant=False,
                 )
             else:
-                x = self._layer(layer, i, x, tokens, to, sights, roles, dtype)
+                x = self._layer(layer, i, x, tokens, to, sights, through, dtype)
         return plain.spread(self.normalise(x, self.norm))[0].view(count, batch, -1, x.shape[-1])
 
     def logits(self, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -164,14 +162,14 @@ class Trunk:
         tokens: Spread,
         read: tuple[Spread, Tensor] | None,
         sights: Sequence[_Sight],
-        roles: Sequence[Role],
+        roles: Roles,
         dtype: torch.dtype,
     ) -> Tensor:
         """One layer over the line x [M, H]. `read` is the way to what is read, and its places in x:
         then only that is given."""
 
         def linear(name: Linear, inner: Tensor | Gated) -> Tensor:
-            return adapted(layer.linears[name], roles, name, index, inner)
+            return roles.product(layer.linears[name], name, index, inner)
 
         normed = self.normalise(x, layer.norms["in"], dtype)
         attended = []
@@ -353,14 +351,3 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
-
-
-def adapted(
-    weight: Weight, roles: Sequence[Role], name: Linear, index: int, x: Tensor | Gated
-) -> Tensor:
-    """Base product of the whole batch, then each role's low-rank update on its own block."""
-    return adapted_product(
-        x,
-        weight,
-        [None if role is None else (role.scale, *role.pair(name, index)) for role in roles],
-    )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hhchat.model import attention, kernels, packed
+from hhchat.model import attention, kernels, packed, roles
 from hhchat.model.packed import Packed
 from hhchat.model.weights import Weight
 
@@ -40,19 +40,26 @@ def grads(output, inputs, seed=0):
     return torch.autograd.grad(output, inputs, grad)
 
 
-@pytest.mark.parametrize("roles", ["none", "all", "some"])
+def adapted(x, matrix, by, dtype):
+    """One matrix with (scale, A, B) or None for each block of x."""
+    given = [None if role is None else (role[0], [role[1:]]) for role in by]
+    runs, at = roles.side_by_side(given, dtype)
+    return roles.adapted_product(x, matrix, runs, at[0] if at else ())
+
+
+@pytest.mark.parametrize("who", ["none", "all", "some"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 200])
 @pytest.mark.parametrize("kept", [True, False])
 def test_gated_activation_teaches_what_autograd_says_and_leaves_its_input_alone(
-    dtype, rows, roles, kept
+    dtype, rows, who, kept
 ):
     torch.manual_seed(rows)
     up = torch.randn(2 * rows, 1, 64).to(dtype).requires_grad_()
     before = up.detach().clone()
     down = Weight(torch.randn(48, 32) / 6, None, "none")
     pair = (torch.randn(32, 4) / 6).requires_grad_(), torch.randn(4, 48).requires_grad_()
-    taught = {"none": [None, None], "all": [(2.0, *pair)] * 2, "some": [None, (2.0, *pair)]}[roles]
+    taught = {"none": [None, None], "all": [(2.0, *pair)] * 2, "some": [None, (2.0, *pair)]}[who]
     gate, value = up.float().chunk(2, -1)
     inner = F.silu(gate) * value
     want = inner @ down.dense(torch.float32).t()
@@ -61,9 +68,9 @@ def test_gated_activation_teaches_what_autograd_says_and_leaves_its_input_alone(
         for block, x, role in zip(want.chunk(2), inner.chunk(2), taught, strict=True)
     ]
     want = torch.cat(blocks)
-    got = kernels.adapted_product(kernels.Gated(up, kept), down, taught)
+    got = adapted(kernels.Gated(up, kept), down, taught, dtype)
     close(got, want, dtype)
-    inputs = [up] if roles == "none" else [up, *pair]
+    inputs = [up] if who == "none" else [up, *pair]
     for mine, theirs in zip(grads(got, inputs), grads(want, inputs), strict=True):
         close(mine, theirs, dtype)
     with torch.no_grad():
@@ -113,8 +120,8 @@ def test_each_block_of_a_batch_goes_through_its_own_adapter_and_teaches_it_alone
     pairs = [(torch.randn(64, 4) / 8, torch.randn(4, 96) / 2) for _ in range(2)]
     pairs = [(a.requires_grad_(), b.requires_grad_()) for a, b in pairs]
     x = torch.randn(6, 3, 64).to(dtype).requires_grad_()
-    roles = [(2.0, *pairs[0]), None, (0.5, *pairs[1])]
-    got = kernels.adapted_product(x, weight, roles)
+    by = [(2.0, *pairs[0]), None, (0.5, *pairs[1])]
+    got = adapted(x, weight, by, dtype)
     base = x.float() @ weight.dense(torch.float32).t() + weight.bias
     blocks = list(base.chunk(3))
     blocks[0] = blocks[0] + 2.0 * x[:2].float() @ pairs[0][0] @ pairs[0][1]
@@ -131,20 +138,19 @@ def test_each_block_of_a_batch_goes_through_its_own_adapter_and_teaches_it_alone
 def test_roles_with_like_adapters_learn_together_what_each_learns_alone(dtype, turned):
     torch.manual_seed(0)
     weight = Weight(torch.randn(96, 64) / 8, None, "none")
-    roles = [
+    by = [
         (2.0, (torch.randn(64, 4) / 8).requires_grad_(), (torch.randn(4, 96) / 2).requires_grad_())
         for _ in range(2)
     ]
     x = torch.randn(4, 6, 64).to(dtype)
     x = (x.transpose(0, 1) if turned else x).requires_grad_()
-    got = kernels.adapted_product(x, weight, roles)
+    got = adapted(x, weight, by, dtype)
     alone = [
-        kernels.adapted_product(part, weight, [role])
-        for part, role in zip(x.chunk(2), roles, strict=True)
+        adapted(part, weight, [role], dtype) for part, role in zip(x.chunk(2), by, strict=True)
     ]
     want = torch.cat(alone)
     close(got, want, dtype)
-    inputs = [x, *roles[0][1:], *roles[1][1:]]
+    inputs = [x, *by[0][1:], *by[1][1:]]
     for mine, theirs in zip(grads(got, inputs), grads(want, inputs), strict=True):
         close(mine, theirs, dtype)
 
