@@ -113,7 +113,7 @@ class PPOStep:
 
 
 class PMPass:
-    """One pass over the pairs by the shipped PM update, shuffled as it shuffles them."""
+    """One pass over the pairs by the shipped PM update, dealt out as it deals them."""
 
     @staticmethod
     def imports() -> None:
@@ -136,24 +136,22 @@ class PMPass:
         optimiser = Adam([Group(list(self.made.role.parameters()))], 1e-5)
         self.descent = Descent(optimiser, Budget(model.micro))
         self.pairs = [Pair(Judged(p, [c, r]), 1.0) for p, c, r in work.pairs]
-        self.batch = settings["batch"]
         self.lap = 0
 
     def step(self) -> dict[str, float]:
         import torch
 
         generator = torch.Generator().manual_seed(self.lap)
-        order = torch.randperm(len(self.pairs), generator=generator).tolist()
+        batches = self.trainer.batches(self.pairs, generator)
         self.lap += 1
         with clock() as read:
-            for at in range(0, len(order), self.batch):
-                batch = [self.pairs[i] for i in order[at : at + self.batch]]
-                self.trainer.update(self.made, self.descent, batch)
+            for batch in batches:
+                self.trainer.update(self.made, self.descent, [self.pairs[i] for i in batch])
         return {
             "cpu": read.cpu,
             "wall": read.wall,
             "pairs_per_s": len(self.pairs) / read.cpu,
-            "updates": float(-(-len(order) // self.batch)),
+            "updates": float(len(batches)),
         }
 
 

@@ -47,6 +47,24 @@ def until_it_fits(work: Callable[[], T], shrink: Callable[[], None]) -> T:
             torch.cuda.empty_cache()
 
 
+def dealt(sizes: Sequence[int], size: int, generator: torch.Generator) -> list[list[int]]:
+    """Rows in batches of at most `size`, as few as there can be and of nearly as many tokens each.
+
+    Rows of like `sizes` are dealt out one to each batch, at random. A shuffle's batches have
+    lengths of their own each time: the losses of their tokens weigh unlike, and a CPU's products
+    are of shapes that were not met before, each of which is code to write and to keep."""
+    count = -(-len(sizes) // size)
+    order = torch.randperm(len(sizes), generator=generator).tolist()
+    order.sort(key=lambda i: sizes[i])
+    batches: list[list[int]] = [[] for _ in range(count)]
+    over = len(order) % count if order else 0  # that not all batches get: the shortest
+    for at in range(over - count, len(order), count):
+        hands = torch.randperm(count, generator=generator).tolist()
+        for row, hand in zip(order[max(0, at) : at + count], hands, strict=False):
+            batches[hand].append(row)
+    return batches
+
+
 def fewer_rows(engine: LocalEngine, report: Callable[[str], None]) -> Callable[[], None]:
     """What to do when sampling runs out of memory: decode half as many replies together."""
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 from hhchat_trainers import state
-from hhchat_trainers.descent import total_of
+from hhchat_trainers.descent import dealt, total_of
 from hhchat_trainers.maths import preference_loss
 from hhchat_trainers.policy import PolicyLearner, PolicySettings
 from hhchat_trainers.readings import kl_readings
@@ -66,6 +66,8 @@ class Learner(PolicyLearner):
         super().__init__(hyper, context)
         self.hyper = hyper
         self.pairs = [pair_of(self.model, c, hyper.soft_labels) for c in context.comparisons]
+        self.sizes = [2 * max(p.chosen.length, p.rejected.length) for p in self.pairs]
+        self.batches: list[list[int]] = []  # of this epoch
         self.optimise({"policy": 1.0})
         flat = [r for p in self.pairs for r in (p.chosen, p.rejected)]
         self.reference_sums = self.sums(flat, self.reference)
@@ -74,15 +76,16 @@ class Learner(PolicyLearner):
         hyper = self.hyper
         per_epoch = max(1, math.ceil(len(self.pairs) / hyper.batch))
         epoch, at = divmod(update, per_epoch)
-        generator = state.generator_for(self.context.seed, "dpo", epoch)
-        order = torch.randperm(len(self.pairs), generator=generator).tolist()
+        if at == 0 or not self.batches:
+            generator = state.generator_for(self.context.seed, "dpo", epoch)
+            self.batches = dealt(self.sizes, hyper.batch, generator)
         readings: dict[str, float] = {}
         responses: Sequence[Response] = ()
         if update % hyper.check == 0:
             responses = self.plain(update)
             readings |= self.scores(responses)[1]
             readings |= kl_readings(self.look(responses))
-        readings |= self.learn(order[at * hyper.batch : (at + 1) * hyper.batch])
+        readings |= self.learn(self.batches[at])
         return readings, responses
 
     def plain(self, update: int) -> list[Response]:
@@ -93,7 +96,7 @@ class Learner(PolicyLearner):
         flat = [r for i in chosen for r in (self.pairs[i].chosen, self.pairs[i].rejected)]
         reference = torch.stack([self.reference_sums[2 * i : 2 * i + 2] for i in chosen])
         target = torch.tensor([self.pairs[i].target for i in chosen])
-        sizes = [2 * max(r.length for r in flat[2 * j : 2 * j + 2]) for j in range(len(chosen))]
+        sizes = [self.sizes[i] for i in chosen]
 
         def loss(some: list[int]) -> tuple[Tensor, dict[str, float]]:
             sums = self.summed([r for j in some for r in flat[2 * j : 2 * j + 2]], self.policy)

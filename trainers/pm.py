@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from hhchat_trainers import state
 from hhchat_trainers.adam import Adam, Group
-from hhchat_trainers.descent import Budget, Descent, fewer_rows, total_of, until_it_fits
+from hhchat_trainers.descent import Budget, Descent, dealt, fewer_rows, total_of, until_it_fits
 from hhchat_trainers.maths import preference_loss, warm_up
 from hhchat_trainers.rollout import roll_out
 
@@ -195,12 +195,14 @@ class PM:
         # Inside a single epoch the loss over a few held-out pairs is mostly noise.
         enough = 12 if self.epochs > 1 else 50
         stopping = self.patience > 0 and len(heldout) >= enough
+        batches: list[list[int]] = []
         for update in range(first, updates):
             if budget.settle(context.stopped()):
                 raise Cancelled("stopped; `hhchat train --resume` goes on from here")
             epoch, at = divmod(update, per_epoch)
-            order = torch.randperm(len(pairs), generator=state.generator_for(seed, "order", epoch))
-            batch = [pairs[i] for i in order[at * self.batch_pairs : (at + 1) * self.batch_pairs]]
+            if at == 0 or not batches:
+                batches = self.batches(pairs, state.generator_for(seed, "order", epoch))
+            batch = [pairs[i] for i in batches[at]]
             optimiser.rate = peak * warm_up(update, updates, self.warmup)
             loss, right = self.update(made, descent, batch)
             log(context, done + update, which, {"loss": loss, "accuracy": right})
@@ -280,6 +282,10 @@ class PM:
             raise HhchatError(f"the preference model cannot read this base: {error}") from None
         with torch.no_grad():
             made.role.head.weight.copy_(taste.weights)
+
+    def batches(self, pairs: Sequence[Pair], generator: torch.Generator) -> list[list[int]]:
+        """Pairs of each update of an epoch."""
+        return dealt([size_of(p.row) for p in pairs], self.batch_pairs, generator)
 
     def update(
         self, made: PreferenceModel, descent: Descent, batch: Sequence[Pair]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from hhchat_trainers import state
 from hhchat_trainers.adam import Adam, Group
-from hhchat_trainers.descent import Budget, Descent, fewer_rows, until_it_fits
+from hhchat_trainers.descent import Budget, Descent, dealt, fewer_rows, until_it_fits
 from hhchat_trainers.glimpse import Glimpse
 from hhchat_trainers.maths import response_kl, warm_up
 from hhchat_trainers.readings import (
@@ -257,15 +257,13 @@ class PolicyLearner:
         return logprobs, mask, hidden
 
     def minibatches(
-        self, update: int, count: int, epochs: int, minibatches: int
+        self, update: int, responses: Sequence[Response], epochs: int, minibatches: int
     ) -> Iterator[list[int]]:
-        """Rows of each minibatch of each epoch, in an order that the update's number fixes."""
-        size = math.ceil(count / minibatches)
+        """Rows of each minibatch of each epoch, dealt out as the update's number says."""
+        lengths = [r.length for r in responses]
         for epoch in range(epochs):
             generator = state.generator_for(self.context.seed, "minibatch", update, epoch)
-            order = torch.randperm(count, generator=generator).tolist()
-            for at in range(0, count, size):
-                yield order[at : at + size]
+            yield from dealt(lengths, math.ceil(len(lengths) / minibatches), generator)
 
     def scores(
         self, responses: Sequence[Response], *, gauged: bool = True

@@ -142,7 +142,7 @@ class Learner(PolicyLearner):
         hyper = self.hyper
         sums = {"policy_loss": 0.0, "value_loss": 0.0, "clipped": 0.0, "tokens": 0.0}
         first_ratio: float | None = None
-        batches = self.minibatches(update, len(responses), self.epochs, hyper.minibatches)
+        batches = self.minibatches(update, responses, self.epochs, hyper.minibatches)
         for chosen in batches:
             step = self.minibatch(responses, scored, advantages, returns, chosen)
             first_ratio = step["ratio_error"] if first_ratio is None else first_ratio

@@ -80,7 +80,7 @@ class Learner(PolicyLearner):
     ) -> dict[str, float]:
         hyper = self.hyper
         losses, clipped, tokens = 0.0, 0.0, 0.0
-        batches = self.minibatches(update, len(responses), hyper.epochs, hyper.minibatches)
+        batches = self.minibatches(update, responses, hyper.epochs, hyper.minibatches)
         for chosen in batches:
             step = self.minibatch(responses, scored, advantage_B, chosen)
             losses, clipped, tokens = losses + step[0], clipped + step[1], tokens + step[2]

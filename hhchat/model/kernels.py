@@ -59,14 +59,14 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def recurring(rows: int) -> int:
-    """`rows` of a product rounded up to one of few numbers, one to four an octave.
+    """`rows` of a product rounded up to one of few numbers, one to eight an octave.
 
     oneDNN writes code for each number of rows that it meets, and keeps it: with lengths that change
     every batch that can take two fifths of the time of a small model, and much of its memory
     (docs/log.md). Finer numbers waste fewer rows and were no quicker."""
     if rows <= CHUNK:
         return few_recurring(rows)
-    step = max(64, 1 << (rows - 1).bit_length() - 3)
+    step = max(64, 1 << (rows - 1).bit_length() - 4)
     return -(-rows // step) * step
 
 

@@ -12,7 +12,9 @@ import torch
 import trainer_world as tw
 from hhchat_trainers import state
 from hhchat_trainers.adam import Adam, Group
-from hhchat_trainers.descent import Budget, Descent
+from hhchat_trainers.descent import Budget, Descent, dealt
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_methods import METHODS
 from torch import nn
 
@@ -281,3 +283,29 @@ def test_a_gradient_without_end_moves_nothing_and_is_counted():
     assert said
     descent.step([1], 1.0, loss)
     assert descent.spoilt
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 400), min_size=1, max_size=70), st.integers(1, 20), st.integers(0, 9)
+)
+def test_every_row_teaches_once_an_epoch_in_batches_of_nearly_as_many_tokens(lengths, size, seed):
+    batches = dealt(lengths, size, torch.Generator().manual_seed(seed))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // size)
+    counts = [len(batch) for batch in batches]
+    assert max(counts) - min(counts) <= 1
+    assert max(counts) <= size
+    # one of each stratum: what a batch may have before another is less than the longest, and
+    # where not all have as many rows one of the shortest
+    tokens = [sum(lengths[row] for row in batch) for batch in batches]
+    over = len(lengths) % len(batches)
+    assert max(tokens) - min(tokens) <= max(lengths) + sorted(lengths)[max(0, over - 1)] * (
+        over > 0
+    )
+
+
+def test_rows_meet_other_rows_in_each_epoch():
+    lengths = [20 + i % 5 for i in range(32)]
+    made = [dealt(lengths, 8, torch.Generator().manual_seed(seed)) for seed in range(2)]
+    assert made[0] != made[1]
