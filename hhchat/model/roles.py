@@ -13,9 +13,7 @@ from hhchat.model.lora import Adapter
 from hhchat.model.spec import LINEARS, Linear
 
 Role = Adapter | None  # None is the bare base: the reference of a first run
-Pairs = Sequence[
-    tuple[Tensor, Tensor]
-]  # A [in, r] and B [r, out] in fp32, of one matrix after the other
+Pairs = Sequence[tuple[Tensor, Tensor]]  # A [in, r] and B [r, out] in fp32 of each matrix
 
 
 class Run(NamedTuple):
@@ -40,20 +38,20 @@ class Roles:
     def __init__(self, roles: Sequence[Role], dtype: torch.dtype) -> None:
         """dtype is that of the products."""
         layers = max((role.spec.layers for role in roles if role is not None), default=0)
-        self._keys = [(name, layer) for layer in range(layers) for name in LINEARS]
+        keys = [(name, layer) for layer in range(layers) for name in LINEARS]
         given = [
-            None if role is None else (role.scale, [role.pair(*key) for key in self._keys])
+            None if role is None else (role.scale, [role.pair(*key) for key in keys])
             for role in roles
         ]
-        self.runs, narrow = side_by_side(given, dtype)
-        self._at = dict(zip(self._keys, narrow, strict=True))
+        self.runs, narrow = narrowed(given, dtype)
+        self._at = dict(zip(keys, narrow, strict=True))
 
     def product(self, matrix: Matrix, name: Linear, index: int, x: Tensor | Gated) -> Tensor:
         """x [..., in] -> W x + scale (x A) B of each block."""
         return adapted_product(x, matrix, self.runs, self._at.get((name, index), ()))
 
 
-def side_by_side(
+def narrowed(
     roles: Sequence[tuple[float, Pairs] | None], dtype: torch.dtype
 ) -> tuple[list[Run], list[list[Tensor]]]:
     """Runs of like roles, (scale, pairs) or None, and for each matrix what `adapted_product` takes:
@@ -74,7 +72,7 @@ def side_by_side(
     made: list[list[Tensor]] = [[] for _ in range(count)]
     for run in runs:
         mine = [role for role in roles[run.first : run.last] if role is not None]
-        if not mine or not run.adapted:
+        if not run.adapted:
             continue
         at_each = list(zip(*(pairs for _, pairs in mine), strict=True))
         downs = [down for pairs in at_each for down, _ in pairs]
@@ -186,7 +184,7 @@ def adapted_product(
 ) -> Tensor:
     """x [..., in], whose rows are equal blocks -> W x + scale (x A) B of each block.
 
-    `pairs` has scale A and B of each run that has an adapter, see `side_by_side`. Gradients reach
+    `pairs` has scale A and B of each run that has an adapter, see `narrowed`. Gradients reach
     x and the adapters."""
     if not pairs and not isinstance(x, Gated):
         return product(x, matrix)

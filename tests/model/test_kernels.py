@@ -43,7 +43,7 @@ def grads(output, inputs, seed=0):
 def adapted(x, matrix, by, dtype):
     """One matrix with (scale, A, B) or None for each block of x."""
     given = [None if role is None else (role[0], [role[1:]]) for role in by]
-    runs, at = roles.side_by_side(given, dtype)
+    runs, at = roles.narrowed(given, dtype)
     return roles.adapted_product(x, matrix, runs, at[0] if at else ())
 
 
