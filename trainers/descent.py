@@ -16,7 +16,8 @@ from hhchat_trainers.adam import Adam
 from torch import Tensor
 
 from hhchat.model import LocalEngine, PreferenceModel, lanes
-from hhchat.model.preference import Judged, by_length, raw_scores, size_of
+from hhchat.model.preference import Judged, raw_scores, size_of
+from hhchat.model.rows import by_length
 from hhchat.parallel import ALONE, World
 from hhchat.types import HhchatError
 
@@ -78,7 +79,7 @@ def fewer_rows(engine: LocalEngine, report: Callable[[str], None]) -> Callable[[
 
 
 class Budget:
-    """Padded tokens a forward may take: halved when memory runs out, on the process where it does.
+    """Tokens a forward may take: halved when memory runs out, on the process where it does.
 
     `settle` brings the processes together again, so that what is sealed is what each goes on with.
     """
@@ -151,7 +152,7 @@ class Descent:
         return "two losses in a row were not finite"
 
     def step(self, sizes: Sequence[int], total: float, loss: Loss) -> list[dict[str, float]]:
-        """One step on a batch of rows of `sizes` padded tokens -> a record for each micro-batch.
+        """One step on a batch of rows of `sizes` tokens -> a record for each micro-batch.
 
         `loss(rows)` gives the summed loss of some rows and a record of numbers about them, to which
         that sum is added as `loss`. The gradient is that of the sum over all rows divided by

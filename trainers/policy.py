@@ -82,7 +82,7 @@ class PolicySettings:
     )
     micro_tokens: int | None = setting(
         None,
-        "Padded tokens a forward, halved when memory runs out; none: as suits the device.",
+        "Tokens a forward, halved when memory runs out; none: as suits the device.",
         low=1,
     )
     evaluate: int = setting(128, "Held-out prompts for the closing measurements.", low=8)

@@ -23,7 +23,8 @@ from hhchat_trainers import state
 from torch import nn
 
 from hhchat.model import STARTER, LocalEngine, Model, PreferenceModel, load_model
-from hhchat.model.preference import PreferenceRole, by_length, judged, pack, reply_ids, size_of
+from hhchat.model.preference import PreferenceRole, judged, pack, reply_ids, size_of
+from hhchat.model.rows import by_length
 from hhchat.starter import features
 from hhchat.starter.prompts import pool
 from hhchat.types import Draw, Exchange, Message, Role, Sampling

@@ -8,7 +8,6 @@ own, so it exists for every base model and can never be typed, sampled or confus
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from hhchat.model.base import Model
 from hhchat.model.lanes import lanes, side_by_side
 from hhchat.model.locate import same_base
 from hhchat.model.lora import Adapter, load_adapter, save_adapter
-from hhchat.model.rows import Rows
+from hhchat.model.rows import Rows, by_length
 from hhchat.types import Exchange, Generation, Message, ModelError, drop_oldest_turn
 
 T = TypeVar("T")
@@ -124,27 +123,6 @@ def _layout(row: Judged) -> tuple[list[int], list[int], list[int], list[int]]:
         positions += range(len(row.prompt), len(row.prompt) + len(reply) + 1)
         at.append(len(ids) - 1)
     return ids, branch, positions, at
-
-
-def by_length(sizes: Sequence[int], tokens: int, lanes: int = 1) -> list[list[int]]:
-    """Indices in groups of like sizes whose padded total stays within `tokens` (at least one).
-
-    There are as few groups as that allows, as many for each of the lanes that they are done in, and
-    the largest is as small as it can be: some large and a small one are one more shape of product
-    to write code for (kernels.recurring)."""
-    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
-
-    def within(room: int) -> list[list[int]]:
-        groups: list[list[int]] = []
-        for i in order:
-            if not groups or sizes[i] * (len(groups[-1]) + 1) > room:
-                groups.append([])
-            groups[-1].append(i)
-        return groups
-
-    most = min(tokens, len(sizes) * max(sizes, default=0))
-    fewest = -(-len(within(most)) // lanes) * lanes
-    return within(bisect_left(range(most), True, key=lambda room: len(within(room)) <= fewest))
 
 
 def in_groups(

@@ -8,6 +8,7 @@ Axes: B rows, T positions, R positions read, C channels, M places of the line.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from hhchat.model.kernels import recurring
 LEAST = 32  # places of a line: no fewer are quicker, and each number is more code to keep
 NEAR = (1.1, 4)  # lengths of attention's rows, see like_lengths
 NEAR_ENOUGH = (1.5, 12)  # the same where nothing goes back: calls cost more than pads
+NEAR_CUDA = (2.0, 64)  # the same on a GPU, where they cost more still
 
 
 @dataclass(frozen=True)
@@ -85,17 +87,40 @@ def like_lengths(
     lengths: Sequence[int], device: torch.device, near: tuple[float, int] = NEAR
 ) -> list[list[int]]:
     """Places of `lengths` from the shortest to the longest, in groups whose longest is at most
-    `near` (times, and tokens more) the shortest. All are one group on a GPU, where a call costs
-    more than pads."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    `near` (times, and tokens more) the shortest."""
     if device.type == "cuda":
-        return [order]
+        near = NEAR_CUDA
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     groups: list[list[int]] = []
     for i in order:
         if not groups or lengths[i] > near[0] * lengths[groups[-1][0]] + near[1]:
             groups.append([])
         groups[-1].append(i)
     return groups
+
+
+def by_length(sizes: Sequence[int], tokens: int, lanes: int = 1) -> list[list[int]]:
+    """Indices in groups of like sizes of at most `tokens` in all (at least one each).
+
+    There are as few groups as that allows, as many for each of the lanes that they are done in, and
+    the largest is as small as it can be: some large and a small one are one more shape of product
+    to write code for (kernels.recurring)."""
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+
+    def within(room: int) -> list[list[int]]:
+        groups: list[list[int]] = []
+        left = 0
+        for i in order:
+            if not groups or sizes[i] > left:
+                groups.append([])
+                left = room
+            groups[-1].append(i)
+            left -= sizes[i]
+        return groups
+
+    most = min(tokens, sum(sizes))
+    fewest = -(-len(within(most)) // lanes) * lanes
+    return within(bisect_left(range(most), True, key=lambda room: len(within(room)) <= fewest))
 
 
 class Line:

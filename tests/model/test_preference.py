@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import shutil
@@ -16,7 +15,6 @@ from hhchat.model import Model, PreferenceModel, load_model
 from hhchat.model.preference import (
     CONTEXT_END,
     PreferenceRole,
-    by_length,
     judged,
     pack,
     raw_scores,
@@ -254,33 +252,6 @@ def test_a_preference_model_of_another_base_is_refused(make_tiny, llama, tmp_pat
     judge(make_tiny("gemma").load()).save(tmp_path / "other-shape")
     with pytest.raises(ModelError, match="another base"):
         PreferenceModel.load(llama, tmp_path / "other-shape")
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
-def test_batches_by_length_hold_every_row_once_within_the_budget(sizes, tokens):
-    groups = by_length(sizes, tokens)
-    assert sorted(i for g in groups for i in g) == list(range(len(sizes)))
-    for g in groups:
-        assert len(g) == 1 or padded(sizes, g) <= tokens
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=7), st.integers(1, 120))
-def test_batches_by_length_are_as_few_as_can_be_and_the_largest_as_small(sizes, tokens):
-    groups = by_length(sizes, tokens)
-    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
-    ways = []  # every way to cut the rows, from short to long, into batches
-    for cuts in itertools.product((False, True), repeat=len(order) - 1):
-        ends = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(order)]
-        cut_up = [order[a:b] for a, b in itertools.pairwise(ends)]
-        if all(len(g) == 1 or padded(sizes, g) <= tokens for g in cut_up):
-            ways.append((len(cut_up), max(padded(sizes, g) for g in cut_up)))
-    assert (len(groups), max(padded(sizes, g) for g in groups)) == min(ways)
-
-
-def padded(sizes, group):
-    return len(group) * max(sizes[i] for i in group)
 
 
 def test_the_size_of_a_row_is_what_it_runs(llama):

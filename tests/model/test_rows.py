@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from hhchat.model import Adapter
 from hhchat.model.preference import Judged, pack
-from hhchat.model.rows import Line, Rows
+from hhchat.model.rows import Line, Rows, by_length
 
 SIZES = ((5, 2), (31, 9), (12, 4), (30, 1), (1, 1), (17, 17))
 
@@ -209,3 +210,30 @@ def test_a_layer_hardly_runs_pads(llama, lengths, monkeypatch):
         llama.trunk.hidden(padded([(n, 1) for n in lengths]))
     (rows,) = seen
     assert sum(lengths) <= rows < sum(lengths) * 1.25
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 120))
+def test_batches_by_length_hold_every_row_once_within_the_budget(sizes, tokens):
+    groups = by_length(sizes, tokens)
+    assert sorted(i for g in groups for i in g) == list(range(len(sizes)))
+    for g in groups:
+        assert len(g) == 1 or total(sizes, g) <= tokens
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=7), st.integers(1, 120))
+def test_batches_by_length_are_as_few_as_can_be_and_the_largest_as_small(sizes, tokens):
+    groups = by_length(sizes, tokens)
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+    ways = []  # every way to cut the rows, from short to long, into batches
+    for cuts in itertools.product((False, True), repeat=len(order) - 1):
+        ends = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(order)]
+        cut_up = [order[a:b] for a, b in itertools.pairwise(ends)]
+        if all(len(g) == 1 or total(sizes, g) <= tokens for g in cut_up):
+            ways.append((len(cut_up), max(total(sizes, g) for g in cut_up)))
+    assert (len(groups), max(total(sizes, g) for g in groups)) == min(ways)
+
+
+def total(sizes, group):
+    return sum(sizes[i] for i in group)
