@@ -48,21 +48,21 @@ def until_it_fits(work: Callable[[], T], shrink: Callable[[], None]) -> T:
             torch.cuda.empty_cache()
 
 
-def dealt(sizes: Sequence[int], size: int, generator: torch.Generator) -> list[list[int]]:
-    """Rows in batches of at most `size`, as few as there can be and of nearly as many tokens each.
+def dealt(sizes: Sequence[int], count: int, generator: torch.Generator) -> list[list[int]]:
+    """Rows in `count` batches of nearly as many rows, and of nearly as many tokens, each.
 
     Rows of like `sizes` are dealt out one to each batch, at random. A shuffle's batches have
-    lengths of their own each time: the losses of their tokens weigh unlike, and a CPU's products
-    are of shapes that were not met before, each of which is code to write and to keep."""
-    count = -(-len(sizes) // size)
+    lengths of their own each time: their tokens weigh unlike, and a CPU's products are of shapes
+    that were not met before, each of which is code to write and to keep."""
     order = torch.randperm(len(sizes), generator=generator).tolist()
-    order.sort(key=lambda i: sizes[i])
+    over = len(order) % count  # that not all batches get: any of the rows, or some weighed less
+    rest = sorted(order[over:], key=lambda i: sizes[i])
+    hands = [order[:over], *(rest[at : at + count] for at in range(0, len(rest), count))]
     batches: list[list[int]] = [[] for _ in range(count)]
-    over = len(order) % count if order else 0  # that not all batches get: the shortest
-    for at in range(over - count, len(order), count):
-        hands = torch.randperm(count, generator=generator).tolist()
-        for row, hand in zip(order[max(0, at) : at + count], hands, strict=False):
-            batches[hand].append(row)
+    for hand in hands:
+        to = torch.randperm(count, generator=generator).tolist()
+        for row, batch in zip(hand, to, strict=False):
+            batches[batch].append(row)
     return batches
 
 

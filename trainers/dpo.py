@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -66,27 +67,28 @@ class Learner(PolicyLearner):
         super().__init__(hyper, context)
         self.hyper = hyper
         self.pairs = [pair_of(self.model, c, hyper.soft_labels) for c in context.comparisons]
-        self.sizes = [2 * max(p.chosen.length, p.rejected.length) for p in self.pairs]
-        self.batches: list[list[int]] = []  # of this epoch
+        self.sizes = [p.chosen.length + p.rejected.length for p in self.pairs]
+        self.per_epoch = max(1, math.ceil(len(self.pairs) / hyper.batch))
+        self.batches = lru_cache(maxsize=1)(self.deal)  # of an epoch
         self.optimise({"policy": 1.0})
         flat = [r for p in self.pairs for r in (p.chosen, p.rejected)]
         self.reference_sums = self.sums(flat, self.reference)
 
     def update(self, update: int) -> tuple[dict[str, float], Sequence[Response]]:
         hyper = self.hyper
-        per_epoch = max(1, math.ceil(len(self.pairs) / hyper.batch))
-        epoch, at = divmod(update, per_epoch)
-        if at == 0 or not self.batches:
-            generator = state.generator_for(self.context.seed, "dpo", epoch)
-            self.batches = dealt(self.sizes, hyper.batch, generator)
+        epoch, at = divmod(update, self.per_epoch)
         readings: dict[str, float] = {}
         responses: Sequence[Response] = ()
         if update % hyper.check == 0:
             responses = self.plain(update)
             readings |= self.scores(responses)[1]
             readings |= kl_readings(self.look(responses))
-        readings |= self.learn(self.batches[at])
+        readings |= self.learn(self.batches(epoch)[at])
         return readings, responses
+
+    def deal(self, epoch: int) -> list[list[int]]:
+        generator = state.generator_for(self.context.seed, "dpo", epoch)
+        return dealt(self.sizes, self.per_epoch, generator)
 
     def plain(self, update: int) -> list[Response]:
         return self.sample(update, self.prompts(update // self.hyper.check, self.hyper.replies))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -140,7 +141,10 @@ class PM:
         return StageResult(tuple(measured), preference=context.out, info=info)
 
     def updates(self, pairs: int) -> int:
-        return max(1, math.ceil(pairs / self.batch_pairs)) * self.epochs
+        return self.per_epoch(pairs) * self.epochs
+
+    def per_epoch(self, pairs: int) -> int:
+        return max(1, math.ceil(pairs / self.batch_pairs))
 
     def fit(
         self,
@@ -190,19 +194,19 @@ class PM:
             if numbers["best"] is not None:
                 kept = {k: v for k, v in tensors.items() if k.startswith("best/")}
                 best = (float(numbers["best"]), kept)
-        per_epoch = max(1, math.ceil(len(pairs) / self.batch_pairs))
+        per_epoch = self.per_epoch(len(pairs))
         check = max(1, per_epoch // 4)
         # Inside a single epoch the loss over a few held-out pairs is mostly noise.
         enough = 12 if self.epochs > 1 else 50
         stopping = self.patience > 0 and len(heldout) >= enough
-        batches: list[list[int]] = []
+        batches = lru_cache(maxsize=1)(
+            lambda epoch: self.batches(pairs, state.generator_for(seed, "order", epoch))
+        )
         for update in range(first, updates):
             if budget.settle(context.stopped()):
                 raise Cancelled("stopped; `hhchat train --resume` goes on from here")
             epoch, at = divmod(update, per_epoch)
-            if at == 0 or not batches:
-                batches = self.batches(pairs, state.generator_for(seed, "order", epoch))
-            batch = [pairs[i] for i in batches[at]]
+            batch = [pairs[i] for i in batches(epoch)[at]]
             optimiser.rate = peak * warm_up(update, updates, self.warmup)
             loss, right = self.update(made, descent, batch)
             log(context, done + update, which, {"loss": loss, "accuracy": right})
@@ -285,7 +289,7 @@ class PM:
 
     def batches(self, pairs: Sequence[Pair], generator: torch.Generator) -> list[list[int]]:
         """Pairs of each update of an epoch."""
-        return dealt([size_of(p.row) for p in pairs], self.batch_pairs, generator)
+        return dealt([size_of(p.row) for p in pairs], self.per_epoch(len(pairs)), generator)
 
     def update(
         self, made: PreferenceModel, descent: Descent, batch: Sequence[Pair]

@@ -263,7 +263,7 @@ class PolicyLearner:
         lengths = [r.length for r in responses]
         for epoch in range(epochs):
             generator = state.generator_for(self.context.seed, "minibatch", update, epoch)
-            yield from dealt(lengths, math.ceil(len(lengths) / minibatches), generator)
+            yield from dealt(lengths, min(minibatches, len(lengths)), generator)
 
     def scores(
         self, responses: Sequence[Response], *, gauged: bool = True

@@ -18,12 +18,11 @@ Pairs = Sequence[tuple[Tensor, Tensor]]  # A [in, r] and B [r, out] in fp32 of e
 
 class Run(NamedTuple):
     """Blocks first to last (not included) of so many, whose adapters have one rank and scale, and
-    are all taught or none of them; or blocks without an adapter."""
+    are all taught or none of them."""
 
     first: int
     last: int
     blocks: int
-    adapted: bool
 
     def of(self, x: Tensor) -> Tensor:
         """Its rows of x [..., C]: [blocks, rows, C], or [rows, C] where it is one block, for a
@@ -63,17 +62,15 @@ def narrowed(
         if role is not None and role[1]:
             down = role[1][0][0]
             kind = (role[0], down.shape[-1], torch.is_grad_enabled() and down.requires_grad)
-        if runs and kind == begun:
+        if kind is not None and kind == begun:
             runs[-1] = runs[-1]._replace(last=i + 1)
-        else:
-            runs.append(Run(i, i + 1, len(roles), kind is not None))
+        elif kind is not None:
+            runs.append(Run(i, i + 1, len(roles)))
         begun = kind
     count = max((len(role[1]) for role in roles if role is not None), default=0)
     made: list[list[Tensor]] = [[] for _ in range(count)]
     for run in runs:
         mine = [role for role in roles[run.first : run.last] if role is not None]
-        if not run.adapted:
-            continue
         at_each = list(zip(*(pairs for _, pairs in mine), strict=True))
         downs = [down for pairs in at_each for down, _ in pairs]
         ups = [up for pairs in at_each for _, up in pairs]
@@ -95,8 +92,10 @@ class _Narrow(torch.autograd.Function):
         sizes = [p.numel() for p in parameters]
         ctx.scale, ctx.shapes, ctx.sizes = scale, [p.shape for p in parameters], sizes
         flat = torch.empty(sum(sizes), dtype=dtype, device=parameters[0].device)
-        torch._foreach_copy_(torch.split(flat, sizes), [p.reshape(-1) for p in parameters])
-        flat[: sum(sizes[: len(sizes) // 2])].mul_(scale)
+        half = len(sizes) // 2
+        scaled = torch._foreach_mul(parameters[:half], scale)  # before it is rounded
+        given = [p.reshape(-1) for p in (*scaled, *parameters[half:])]
+        torch._foreach_copy_(torch.split(flat, sizes), given)
         groups = torch.split(
             flat, [sum(sizes[i : i + blocks]) for i in range(0, len(sizes), blocks)]
         )
@@ -132,11 +131,10 @@ class _Adapted(torch.autograd.Function):
         lows: list[Tensor] = []
         left = iter(pairs)
         for run in runs:
-            if run.adapted:
-                down, up = next(left), next(left)
-                low = torch.matmul(run.of(x), down)
-                _add_product(run.of(y), low, up)
-                lows.append(low)
+            down, up = next(left), next(left)
+            low = torch.matmul(run.of(x), down)
+            _add_product(run.of(y), low, up)
+            lows.append(low)
         if any(ctx.needs_input_grad):
             ctx.matrix, ctx.runs, ctx.gated = matrix, runs, gate is not None
             kept = (act, x) if gate is None or gate.kept else (None, None)
@@ -154,8 +152,6 @@ class _Adapted(torch.autograd.Function):
         inward = ctx.matrix.back(grad) if ctx.needs_input_grad[0] else None
         out: list[Tensor | None] = []
         for run in ctx.runs:
-            if not run.adapted:
-                continue
             down, up, low = next(pairs), next(pairs), next(lows)
             g = run.of(grad)
             turned = torch.matmul(g, up.mT)

@@ -286,26 +286,29 @@ def test_a_gradient_without_end_moves_nothing_and_is_counted():
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(1, 400), min_size=1, max_size=70), st.integers(1, 20), st.integers(0, 9)
-)
-def test_every_row_teaches_once_an_epoch_in_batches_of_nearly_as_many_tokens(lengths, size, seed):
-    batches = dealt(lengths, size, torch.Generator().manual_seed(seed))
+@given(st.lists(st.integers(1, 400), max_size=70), st.integers(1, 20), st.integers(0, 9))
+def test_every_row_teaches_once_an_epoch_in_batches_of_nearly_as_many_tokens(lengths, count, seed):
+    batches = dealt(lengths, count, torch.Generator().manual_seed(seed))
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-    assert len(batches) == -(-len(lengths) // size)
+    assert len(batches) == count
     counts = [len(batch) for batch in batches]
     assert max(counts) - min(counts) <= 1
-    assert max(counts) <= size
     # one of each stratum: what a batch may have before another is less than the longest, and
-    # where not all have as many rows one of the shortest
+    # where not all have as many rows one more row
     tokens = [sum(lengths[row] for row in batch) for batch in batches]
-    over = len(lengths) % len(batches)
-    assert max(tokens) - min(tokens) <= max(lengths) + sorted(lengths)[max(0, over - 1)] * (
-        over > 0
-    )
+    longest, uneven = max(lengths, default=0), len(lengths) % count > 0
+    assert max(tokens) - min(tokens) <= longest * (1 + uneven)
+
+
+def test_a_short_row_weighs_as_much_as_a_long_one_where_batches_are_uneven():
+    lengths, weights, seeds = [3, 9, 30, 40, 80], torch.zeros(5), 2000
+    for seed in range(seeds):
+        for batch in dealt(lengths, 2, torch.Generator().manual_seed(seed)):
+            weights[batch] += 1 / len(batch)
+    torch.testing.assert_close(weights / seeds, torch.full((5,), 2 / 5), rtol=0.03, atol=0.0)
 
 
 def test_rows_meet_other_rows_in_each_epoch():
     lengths = [20 + i % 5 for i in range(32)]
-    made = [dealt(lengths, 8, torch.Generator().manual_seed(seed)) for seed in range(2)]
+    made = [dealt(lengths, 4, torch.Generator().manual_seed(seed)) for seed in range(2)]
     assert made[0] != made[1]
