@@ -32,6 +32,11 @@ class GateRules:
     min_prompts: int = setting(
         8, "On fewer held-out prompts than this a gain in score proves nothing.", low=2
     )
+    need_gauges: bool = setting(
+        True,
+        "A preference model that the policy was not trained on has to judge it: one on each half "
+        "of the picks does, from 8 picks of two conversations on ([pm] halves).",
+    )
     max_kl: float = setting(10.0, "Most drift from the base, in nats per response.")
     max_unfinished_increase: float = setting(
         0.02, "How much larger the share of replies that do not end may become."
@@ -134,9 +139,14 @@ def _gauges(report: Report, rules: GateRules) -> Iterator[str]:
     """
     if next(_gain(report, rules), None) is not None:
         return
-    for name, gauge in report.measurements.items():
-        if not (name == "gauge_gain" or name.startswith("gauge_gain_")):
-            continue
+    names = [n for n in report.measurements if n == "gauge_gain" or n.startswith("gauge_gain_")]
+    if rules.need_gauges and not names:
+        yield (
+            "no preference model but the one the policy was trained on has judged it: it takes "
+            "[pm] halves, and 8 picks of two conversations"
+        )
+    for name in names:
+        gauge = report.measurements[name]
         if not _lower(gauge) > rules.min_score_gain:
             yield (
                 f"a preference model the policy was not trained on sees no clear gain ({name} "

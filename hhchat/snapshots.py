@@ -57,9 +57,23 @@ def part(folder: Path, role: str) -> Path | None:
 
 
 def whole(snapshot: Snapshot) -> None:
-    """Raises HhchatError when a folder that the snapshot's manifest names is missing."""
+    """Raises HhchatError when what the snapshot's manifest names is missing or cut short."""
+    from safetensors import SafetensorError, safe_open
+
     for role in ("policy", "preference"):
-        part(folder_of(snapshot), role)
+        inside = part(folder_of(snapshot), role)
+        if inside is None:
+            continue
+        weights = sorted(inside.glob("*.safetensors"))
+        try:
+            for file in weights:
+                with safe_open(str(file), framework="numpy"):  # its header and its length
+                    pass
+        except (SafetensorError, OSError) as error:
+            raise HhchatError(
+                f"snapshot {snapshot.id} is damaged: {file.name} of its {role}: {error}. "
+                "`hhchat snapshots rollback` returns to the one before, `use` to any other"
+            ) from None
 
 
 def best_of(folder: Path | None) -> int:

@@ -16,6 +16,7 @@ from hhchat_trainers.adam import Adam
 from torch import Tensor
 
 from hhchat.model import LocalEngine, PreferenceModel, lanes
+from hhchat.model.fitting import until_it_fits
 from hhchat.model.preference import Judged, raw_scores, size_of
 from hhchat.model.rows import by_length
 from hhchat.parallel import ALONE, World
@@ -25,27 +26,6 @@ T = TypeVar("T")
 Loss = Callable[[list[int]], tuple[Tensor, dict[str, float]]]
 
 WEIGHTS = 9  # in place of a count of losses: it was the weights that were not finite
-NO_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")  # a plain RuntimeError says so
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch could cure this."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
-    )
-
-
-def until_it_fits(work: Callable[[], T], shrink: Callable[[], None]) -> T:
-    """`work()`, again after each `shrink()` for as long as memory runs out."""
-    while True:
-        try:
-            return work()
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-        shrink()  # not in the handler: its traceback holds the tensors of the failed pass
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def dealt(sizes: Sequence[int], count: int, generator: torch.Generator) -> list[list[int]]:
@@ -70,9 +50,7 @@ def fewer_rows(engine: LocalEngine, report: Callable[[str], None]) -> Callable[[
     """What to do when sampling runs out of memory: decode half as many replies together."""
 
     def halve() -> None:
-        if engine.rows == 1:
-            raise HhchatError("out of memory even one reply at a time")
-        engine.rows //= 2
+        engine.halve()
         report(f"out of memory: {engine.rows} replies are sampled together from here")
 
     return halve

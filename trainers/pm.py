@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 import torch
 from hhchat_trainers import state
 from hhchat_trainers.adam import Adam, Group
-from hhchat_trainers.descent import Budget, Descent, dealt, fewer_rows, total_of, until_it_fits
+from hhchat_trainers.descent import Budget, Descent, dealt, fewer_rows, total_of
 from hhchat_trainers.maths import preference_loss, warm_up
 from hhchat_trainers.rollout import roll_out
 
 from hhchat.hookspecs import hookimpl
 from hhchat.model import LocalEngine, Model, PreferenceModel
+from hhchat.model.fitting import until_it_fits
 from hhchat.model.preference import (
     Judged,
     PreferenceRole,

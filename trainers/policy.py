@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from hhchat_trainers import state
 from hhchat_trainers.adam import Adam, Group
-from hhchat_trainers.descent import Budget, Descent, dealt, fewer_rows, until_it_fits
+from hhchat_trainers.descent import Budget, Descent, dealt, fewer_rows
 from hhchat_trainers.glimpse import Glimpse
 from hhchat_trainers.maths import response_kl, warm_up
 from hhchat_trainers.readings import (
@@ -37,6 +37,7 @@ from hhchat_trainers.rollout import (
 from torch import Tensor, nn
 
 from hhchat.model import Adapter, LocalEngine, PreferenceModel, load_adapter, save_adapter
+from hhchat.model.fitting import until_it_fits
 from hhchat.model.preference import ScalarHead
 from hhchat.model.roles import Role
 from hhchat.parallel import ALONE

@@ -7,9 +7,11 @@ seed and its own number, so a resumed run draws what the uninterrupted one would
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from hhchat.parallel import ALONE, World
 from hhchat.types import HhchatError, Outdated
 
 FILE = "state.safetensors"
-LAYOUT = 3  # order of what is sealed: 3 has the moments of Adam end to end
+LAYOUT = 4  # of what is sealed: 3 has the moments of Adam end to end, 4 a checksum
 CHECK = 8  # updates between comparisons of what several processes hold
 
 
@@ -48,11 +50,10 @@ def seal(
     if not world.main:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    data = save(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-        # one entry: of several, safetensors writes them in any order
-        metadata={"numbers": json.dumps({**numbers, "layout": LAYOUT})},
-    )
+    held = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    told = {**numbers, "layout": LAYOUT, "checksum": checksum(held)}
+    # one entry: of several, safetensors writes them in any order
+    data = save(held, metadata={"numbers": json.dumps(told)})
     aside = folder / f"{FILE}.new"
     try:
         with aside.open("wb") as out:
@@ -62,6 +63,15 @@ def seal(
         aside.replace(folder / FILE)
     except OSError as error:
         raise HhchatError(f"cannot write {folder / FILE}: {error.strerror or error}") from None
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of the bytes of contiguous tensors on the CPU, in the order of their names: a bit that
+    a disk turned over would be trained on, and an assistant made of it promoted."""
+    total = 0
+    for _, tensor in sorted(tensors.items()):
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), total)
+    return total
 
 
 def unseal(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -78,13 +88,26 @@ def unseal(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             numbers: dict[str, Any] = json.loads((opened.metadata() or {})["numbers"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise HhchatError(f"the sealed state {file} is damaged: {error}") from None
+        raise _damaged(file, str(error)) from None
     if numbers.pop("layout", None) != LAYOUT:
         raise Outdated(
             "this run was sealed by another version of hhchat and can not be resumed:"
             " `hhchat train` without --resume starts anew"
         )
+    if numbers.pop("checksum", None) != checksum(tensors):
+        raise _damaged(file, "its checksum is another")
     return tensors, numbers
+
+
+def _damaged(file: Path, why: str) -> HhchatError:
+    """Set it aside, so that its stage has none the next time: seeds make it the same again."""
+    aside = file.with_suffix(".damaged")
+    with contextlib.suppress(OSError):
+        file.replace(aside)
+    return HhchatError(
+        f"the sealed state {file} is damaged ({why}) and set aside as {aside.name};"
+        " `hhchat train --resume` begins there anew"
+    )
 
 
 def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:

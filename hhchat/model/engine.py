@@ -13,6 +13,7 @@ import torch
 from hhchat.model.base import Model
 from hhchat.model.decode import Batch, Prefix, Row
 from hhchat.model.decoder import Decoder
+from hhchat.model.fitting import until_it_fits
 from hhchat.model.lora import load_adapter
 from hhchat.protocols import Asker
 from hhchat.types import (
@@ -128,12 +129,31 @@ class LocalEngine:
                 mine = [i for i, n in enumerate(names) if n == name]
                 mine.sort(key=lambda i: (len(rows[i].prompt), rows[i].prompt))
                 decoder, _ = self._decoder(name)
-                for at in range(0, len(mine), self.rows):
-                    group = mine[at : at + self.rows]
-                    self.run(decoder, [rows[i] for i in group])
-                    for i in group:
-                        done[i] = self._generation(draws[i], rows[i], name)
+                for i, row in zip(
+                    mine, self._decoded(decoder, [rows[i] for i in mine]), strict=True
+                ):
+                    done[i] = self._generation(draws[i], row, name)
             return [g for g in done if g is not None]
+
+    def _decoded(self, decoder: Decoder, rows: Sequence[Row]) -> list[Row]:
+        """The rows at their ends: decoded as many together as memory has room for."""
+        done: list[Row] = []
+
+        def some() -> list[Row]:
+            # copies: a try for which memory ran out has moved them on
+            group = [replace(row, tokens=[]) for row in rows[len(done) : len(done) + self.rows]]
+            self.run(decoder, group)
+            return group
+
+        while len(done) < len(rows):
+            done += until_it_fits(some, self.halve)
+        return done
+
+    def halve(self) -> None:
+        """Decode half as many rows together. Raises ModelError where it is one already."""
+        if self.rows == 1:
+            raise ModelError("out of memory even one reply at a time")
+        self.rows //= 2
 
     # -- for trainers
 

@@ -23,6 +23,7 @@ def report(**changes: Measurement | float | None) -> Report:
     good: dict[str, Measurement] = {
         "pm_accuracy": Measurement("pm_accuracy", 0.7, 0.58, 0.8, 60),
         "score_gain": Measurement("score_gain", 0.6, 0.4, 0.8, 200),
+        "gauge_gain_half": Measurement("gauge_gain_half", 0.5, 0.2, 0.8, 200),
         "kl": Measurement("kl", 4.0, unit="nats/response"),
         "unfinished": Measurement("unfinished", 0.01),
         "unfinished_incumbent": Measurement("unfinished_incumbent", 0.01),
@@ -73,6 +74,7 @@ def test_a_clearly_better_assistant_is_promoted() -> None:
         ({"distinct": 0.1}, "repeat each other"),
         ({"repetition": 0.3}, "repeat themselves"),
         ({"gauge_gain_half": Measurement("gauge_gain_half", 0.1, -0.1, 0.3)}, "its judge"),
+        ({"gauge_gain_half": None}, "no preference model but the one the policy was trained on"),
     ],
 )
 def test_each_kind_of_harm_is_refused_in_plain_words(

@@ -107,7 +107,7 @@ class FakePM:
     name: ClassVar[str] = "fakepm"
     accuracy: float = 0.8
     sign: float = 1.0
-    halves: bool = False
+    halves: bool = True
 
     def train(self, context: TrainingContext) -> StageResult:
         (context.out / "pm.json").write_text(json.dumps({"sign": self.sign}))
