@@ -93,9 +93,13 @@ class LocalBackend:
         available = free_memory(device)
         advice = ""
         if needed > available:
-            advice = _what_fits(
-                available, {q: estimate(spec, q, **roles).total for q in ("int8", "nf4")}
-            )
+            tried = {
+                f"[model] quantization = {q!r}": estimate(spec, q, **roles).total
+                for q in ("int8", "nf4")
+            }
+            usual = {name: n for name, n in roles.items() if name == "tokens"}
+            tried["adapters of rank 16"] = estimate(spec, how, bf16=has_bf16(device), **usual).total
+            advice = _what_fits(available, tried)
         return Memory(needed, available, device.type, advice)
 
 
@@ -144,5 +148,5 @@ def _roles(stages: Settings) -> dict[str, Any]:
 def _what_fits(available: int, needed: Mapping[str, int]) -> str:
     for how, size in needed.items():
         if size <= available:
-            return f"With [model] quantization = {how!r} it takes {size / 2**30:.1f} GiB"
+            return f"With {how} it takes {size / 2**30:.1f} GiB"
     return "A smaller model would fit"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hhchat.store import Store
 
 DONE = "stage.json"
+TOLD = {"measurements", "policy", "preference", "gauges", "stop"}  # in it, at the least
 REPORT_SCHEMA = 2  # 1 had no number, and no typical, pairs and replies
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -145,9 +146,13 @@ class RunFolder:
         return any(self.root.glob("state/*/*")) or any(self.build.glob(f"*/{DONE}"))
 
     def finished(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage told; None while it is not finished."""
-        path = self.build / stage / DONE
-        return dict(read_json(path)) if path.exists() else None
+        """What a finished stage told; None while it is not finished, and where that can not be
+        read: it is run again then, from its last seal, and tells the same."""
+        try:
+            told = read_json(self.build / stage / DONE)
+        except HhchatError:
+            return None
+        return told if isinstance(told, dict) and told.keys() >= TOLD else None
 
     def finish(self, stage: str, result: StageResult) -> dict[str, Any]:
         """Record a stage as finished: from here on a resumed run does not repeat it."""

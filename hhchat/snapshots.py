@@ -64,9 +64,11 @@ def whole(snapshot: Snapshot) -> None:
         inside = part(folder_of(snapshot), role)
         if inside is None:
             continue
-        weights = sorted(inside.glob("*.safetensors"))
+        files = {*inside.glob("*.safetensors")}
+        if (inside / "adapter_config.json").is_file():
+            files.add(inside / "adapter_model.safetensors")
         try:
-            for file in weights:
+            for file in sorted(files):
                 with safe_open(str(file), framework="numpy"):  # its header and its length
                     pass
         except (SafetensorError, OSError) as error:

@@ -70,7 +70,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
     a disk turned over would be trained on, and an assistant made of it promoted."""
     total = 0
     for _, tensor in sorted(tensors.items()):
-        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), total)
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, total)
     return total
 
 

@@ -302,3 +302,25 @@ def test_a_snapshot_that_serves_the_best_of_k_does_so_wherever_it_speaks(llama):
     assert asked.sampling.best_of == 5  # the record says how it came to be
     plain = replace(draw(3), snapshot="base")
     assert engine.generate([plain]) == LocalEngine(llama).generate([plain])
+
+
+def test_replies_for_which_memory_runs_out_are_sampled_fewer_at_once_and_stay_the_same(
+    ending: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, tried = LocalEngine.run, []
+
+    def tight(self: LocalEngine, decoder: Decoder, rows: list[Row]) -> None:
+        tried.append(len(rows))
+        if len(rows) > room:
+            rows[0].tokens.append(3)  # it had begun
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        run(self, decoder, rows)
+
+    ample = LocalEngine(ending, dtype=torch.float32).generate(crowd())
+    monkeypatch.setattr(LocalEngine, "run", tight)
+    room = 10
+    assert LocalEngine(ending, dtype=torch.float32).generate(crowd()) == ample
+    assert tried == [40, 32, 16, 8, 8, 8, 8, 8]
+    room = 0
+    with pytest.raises(ModelError, match="out of memory even one reply at a time"):
+        LocalEngine(ending).generate(crowd())

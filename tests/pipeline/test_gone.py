@@ -41,6 +41,34 @@ def test_an_assistant_whose_files_are_gone_is_told_before_anything_is_trained(
     assert [r.id for r in store.runs()] == [broken.id, first.id]
 
 
+def test_an_assistant_whose_weights_are_cut_short_is_told_before_it_is_passed_on(
+    store: Store, home: Path
+) -> None:
+    fill(store)
+    first = train(store)
+    weights = home / "snapshots" / str(first.snapshot) / "fakeppo" / "policy"
+    weights = weights / "adapter_model.safetensors"
+    (weights.parent / "adapter_config.json").write_text("{}")
+    for damage in (None, b"", b"half of"):
+        if damage is not None:
+            weights.write_bytes(damage)
+        words = f"snapshot {first.snapshot} is damaged: adapter_model.safetensors of its policy"
+        plan = pipeline.plan(store, config(), plugins(), backend=FakeBackend())
+        assert words in plan.problems[0]
+        with pytest.raises(HhchatError, match=words):
+            train(store, stages=["fakepm"])
+    assert [r.id for r in store.runs()] == [first.id]
+
+
+def test_a_finished_stage_whose_record_is_damaged_is_run_again(store: Store) -> None:
+    fill(store)
+    broken = train(store, tables={"fakeppo": {"crash": "no luck"}})
+    for text in ("[]", "{}", "{", '{"measurements": []}'):
+        (RunFolder(broken.id).build / "fakepm" / "stage.json").write_text(text)
+        assert train(store, resume=True, tables={"fakeppo": {"crash": "no luck"}}).reason != ""
+        assert RunFolder(broken.id).finished("fakepm") is not None
+
+
 def test_a_resumed_run_that_does_not_fit_is_refused_before_it_is_loaded(store: Store) -> None:
     fill(store)
     train(store, tables={"fakeppo": {"crash": "no luck"}})

@@ -111,10 +111,20 @@ def test_a_seal_that_was_cut_short_leaves_the_one_before_it(tmp_path):
     tensors, numbers = state.unseal(tmp_path)
     assert tensors["x"].equal(torch.ones(3))
     assert numbers == {"update": 1}
-    (tmp_path / state.FILE).write_bytes(b"half of")
-    with pytest.raises(HhchatError, match="damaged"):
-        state.unseal(tmp_path)
     assert state.unseal(tmp_path / "never") is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "number"])
+def test_a_damaged_seal_is_never_trained_on_and_its_stage_can_begin_anew(tmp_path, damage):
+    state.seal(tmp_path, {"x": torch.ones(3), "y": torch.zeros(2, 2)}, {"update": 1})
+    file = tmp_path / state.FILE
+    whole = bytearray(file.read_bytes())
+    if damage == "bit":
+        whole[-1] ^= 1
+    file.write_bytes({"cut": b"half of", "bit": whole, "number": whole[:-4]}[damage])
+    with pytest.raises(HhchatError, match=r"damaged .*--resume` begins there anew"):
+        state.unseal(tmp_path)
+    assert state.unseal(tmp_path) is None
 
 
 def test_a_seal_whose_channels_lie_in_another_order_is_refused_and_not_taken_up(
