@@ -233,9 +233,10 @@ def _praise(report: Report, policy: bool) -> Iterator[str]:
     if policy:
         gain = report.measurements["score_gain"]
         low, high = interval(gain)
+        drifted = max(0.0, _drifted(report) or 0.0)  # the estimate of a small KL can be below 0
         yield (
             f"score gain {_number(gain.value)} (95%: {_number(low)} to {_number(high)}) at "
-            f"{_number(_drifted(report) or 0.0)} nats per response"
+            f"{_number(drifted)} nats per response"
         )
 
 

@@ -105,7 +105,8 @@ def _headline(found: Evidence) -> list[tuple[str, str, str]]:
         )
     kl = measured.get("kl")
     if kl is not None and usable(kl.value):
-        told.append(("drift from the base", f"{kl.value:.2f} nats", "KL per reply"))
+        # the estimate of a small KL can fall below 0; no drift does
+        told.append(("drift from the base", f"{max(0.0, kl.value):.2f} nats", "KL per reply"))
     length = measured.get("length")
     if length is not None and usable(length.value):
         was = before(measured, "length")

@@ -51,6 +51,12 @@ def test_a_clearly_better_assistant_is_promoted() -> None:
     assert verdict.reasons[1] == "score gain 0.6 (95%: 0.4 to 0.8) at 4 nats per response"
 
 
+def test_a_drift_estimated_a_little_below_zero_is_told_as_none() -> None:
+    found = report(kl=-0.0813)
+    assert decide(found).reasons[1].endswith("at 0 nats per response")
+    assert found.measurements["kl"].value == -0.0813
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
