@@ -128,6 +128,12 @@ def trainers_of(config: Config, plugins: Plugins, stages: Sequence[str] | None) 
                     f"stage {trainer.name!r} needs {needed!r} before it: "
                     f"--stages {','.join(mended)}"
                 )
+    policies = [t.name for t in trainers if getattr(t, "makes", "") == "policy"]
+    if len(policies) > 1:  # each starts anew, and a later one replaces an earlier one
+        raise BadInput(
+            f"stages {policies[0]!r} and {policies[1]!r} each train a policy, and only the last "
+            "would be kept: name one of them"
+        )
     return trainers
 
 

@@ -126,8 +126,9 @@ class StageResult:
 class Trainer(Protocol):
     """A frozen dataclass that *is* its hyperparameters; built from its `[name]` config table.
 
-    `needs`, where a class has it, names the stages that must come before it. `check()`, where it
-    has one, raises BadInput for settings with which it could not run; nothing is loaded yet.
+    `needs`, where a class has it, names the stages that must come before it. `makes = "policy"`
+    says that it trains one: a run takes one such stage. `check()`, where it has one, raises
+    BadInput for settings with which it could not run; nothing is loaded yet.
     """
 
     name: ClassVar[str]

@@ -55,6 +55,7 @@ class PolicySettings:
     rate_by_width: ClassVar[float] = 0.3
     shares_work: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("pm",)
+    makes: ClassVar[str] = "policy"
 
     updates: int = setting(40, "Updates at most; guards may end the run before.", low=1)
     batch: int = setting(48, "Responses an update.", low=2)

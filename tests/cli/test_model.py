@@ -160,6 +160,8 @@ def test_a_dry_run_says_what_is_missing(run: Run) -> None:
     ("args", "said"),
     [
         (["--stages", "pm,pppo"], "no trainer is called 'pppo': did you mean 'ppo'?"),
+        (["--stages", "pm,ppo,dpo"], "stages 'ppo' and 'dpo' each train a policy"),
+        (["--dry-run", "--stages", "pm,best-of-k,rloo"], "'best-of-k' and 'rloo' each train a"),
         (["--resume"], "no unfinished run to continue"),
         (["--resume", "--seed", "3"], "leave --seed out"),
     ],
@@ -169,6 +171,11 @@ def test_a_run_that_cannot_start(run: Run, args: list[str], said: str) -> None:
     assert ran.code in (1, 2)
     assert said in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+def test_a_policy_may_be_followed_by_the_best_of_its_replies(run: Run) -> None:
+    told = run("train", "--dry-run", "--stages", "pm,ppo,best-of").ok().out
+    assert "pm, ppo, best-of" in told
 
 
 def test_a_prior_that_is_not_there_is_refused_before_a_run_begins(run: Run, home: Path) -> None:
