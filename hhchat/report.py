@@ -178,7 +178,8 @@ def _policy(found: Evidence, stage: str) -> str:
         )
     elif points:
         told = "Too few updates, or none that moved: no line was fitted."
-    best = found.info.get(stage, {}).get("best_update")
+    info = found.info.get(stage, {})
+    best, stop = info.get("best_update"), info.get("stop")
     kept = f"The policy that was kept is that of update {best}." if best is not None else ""
     gauges = _lines(of, "score", "gauge_a", "gauge_b", "gauge_smooth", "gap_smooth")
     if len(gauges) > 1:
@@ -189,6 +190,7 @@ def _policy(found: Evidence, stage: str) -> str:
     root = "Score against the square root of KL"
     return section(
         f"Policy: {stage}",
+        card(f"<p><strong>Stopped early:</strong> {safe(stop)}</p>") if stop else "",
         grid(
             figure(root, svg.scatter(root, points, line, "√KL", "score"), told),
             figure(

@@ -154,6 +154,14 @@ class RunFolder:
             return None
         return told if isinstance(told, dict) and told.keys() >= TOLD else None
 
+    def stopped(self, stage: str) -> str:
+        """Why a finished stage ended before its last update; "" where it did not, or is lost."""
+        try:
+            told = self.finished(stage) or {}
+            return str(told["info"]["stop"] or "")
+        except (HhchatError, OSError, KeyError, TypeError, ValueError):
+            return ""
+
     def finish(self, stage: str, result: StageResult) -> dict[str, Any]:
         """Record a stage as finished: from here on a resumed run does not repeat it."""
         info = dict(result.info)

@@ -49,8 +49,9 @@ def list_(n: int, as_json: bool) -> None:
 @click.option("--metrics", "all_metrics", is_flag=True, help="Every reading, one object a line.")
 @json_option
 def show(run_id: str, all_metrics: bool, as_json: bool) -> None:
-    """One run: its settings, how it ended and its last readings."""
+    """One run: its settings, how it ended, what stopped a stage early, its last readings."""
     from hhchat.preflight import as_it_is
+    from hhchat.runfolder import RunFolder
 
     with open_store(reading=True) as store:
         run = as_it_is(store.run(run_id))
@@ -60,12 +61,15 @@ def show(run_id: str, all_metrics: bool, as_json: bool) -> None:
             emit({"stage": m.stage, "step": m.step, "name": m.name, "value": m.value})
         return
     last = latest(metrics)
+    stops = {stage: why for stage in run.stages if (why := RunFolder(run.id).stopped(stage))}
     if as_json:
-        emit({**record(run), "data": dict(run.data), "metrics": last})
+        emit({**record(run), "stops": stops, "data": dict(run.data), "metrics": last})
         return
     for key, value in record(run).items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         say(f"{key:<10} {shown if shown not in (None, '') else '-'}")
+    for stage, why in stops.items():
+        say(f"stopped    {stage}, early: {why}")
     for stage, values in last.items():
         say(f"\n{stage}")
         table(("reading", "last value"), list(values.items()))

@@ -11,8 +11,11 @@ import pytest
 
 from hhchat import paths
 from hhchat.cli.prefs import FORMATS
+from hhchat.protocols import StageResult
+from hhchat.runfolder import RunFolder
 from hhchat.sealing import only_one
 from hhchat.store import Store
+from hhchat.text import printable
 from hhchat.types import Metric, Snapshot
 
 Run = Callable[..., Any]
@@ -260,6 +263,26 @@ def test_runs(run: Run) -> None:
     ran = run("runs", "show", "nope")
     assert ran.code == 2
     assert "nope" in ran.err
+
+
+@pytest.mark.parametrize(
+    "why", ["12% of the replies do not end", "two losses in a row were not finite", ESCAPES]
+)
+def test_whoever_looks_a_run_up_reads_what_stopped_its_policy(run: Run, why: str) -> None:
+    with Store() as store:
+        made = store.start_run(("pm", "ppo"), 7, "starter", {})
+    folder = RunFolder(made.id)
+    for stage, info in (("pm", {}), ("ppo", {"stop": why, "best_update": 3})):
+        folder.out(stage)
+        folder.finish(stage, StageResult(info=info))
+    [shown] = run("runs", "show", made.id, "--json").ok().lines
+    assert shown["stops"] == {"ppo": why}
+    text = run("runs", "show", made.id).ok().out
+    safe(text)
+    assert f"stopped    ppo, early: {printable(why)}" in text
+    for damaged in ("{", "[]", '{"info": 3}', '{"info": {"stop": null}}'):
+        (folder.build / "ppo" / "stage.json").write_text(damaged)
+        assert run("runs", "show", made.id, "--json").ok().lines[0]["stops"] == {}
 
 
 def test_a_killed_run_is_not_called_running(run: Run) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from hhchat.evaluate import Judged, Typical
 from hhchat.evidence import gather
+from hhchat.protocols import StageResult
 from hhchat.report import page
 from hhchat.runfolder import RunFolder
 from hhchat.store import Store
@@ -195,6 +196,17 @@ def test_accuracy_is_told_apart_by_turn_mode_and_source_with_its_interval(store:
     ):
         assert words in found.text, words
     assert "fitted temperature" in found.text
+
+
+@pytest.mark.parametrize("why", ["12% of the replies do not end", "the gauge is not finite", None])
+def test_the_page_says_what_stopped_the_policy(store: Store, why: str | None) -> None:
+    run = whole(store)
+    folder = RunFolder(run.id)
+    folder.out("ppo")
+    folder.finish("ppo", StageResult(info={"stop": why, "best_update": 3}))
+    text = checked(page(gather(store, run))).text
+    assert (f"Stopped early: {why}" in text) == (why is not None)
+    assert ("Stopped early" in text) == (why is not None)
 
 
 def test_a_run_of_an_older_version_shows_what_it_kept_and_says_what_it_did_not(
