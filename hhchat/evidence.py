@@ -17,6 +17,7 @@ from hhchat.types import HhchatError, Measurement, Metric, Run
 if TYPE_CHECKING:
     from hhchat.store import Store
 
+TESTED = ("pm_cross_accuracy", "pm_accuracy")  # of unseen picks
 Readings = dict[str, list[tuple[float, float]]]  # of one stage: name -> (update, value)
 
 
@@ -28,6 +29,7 @@ class Evidence:
     stages: dict[str, Readings] = field(default_factory=dict)
     info: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     measured: dict[str, Measurement] = field(default_factory=dict)
+    tested: dict[str, Measurement] = field(default_factory=dict)  # also before the gate has them
     reasons: list[str] = field(default_factory=list)
     samples: list[Mapping[str, Any]] = field(default_factory=list)
     rows: list[Mapping[str, Any]] = field(default_factory=list)
@@ -52,15 +54,22 @@ def gather(store: Store, run: Run) -> Evidence:
     found.stages = _by_stage(metrics)
     if not found.stages:
         found.missing.append("the run has logged no readings")
+    known: dict[str, Measurement] = {}  # what finished stages measured themselves
     for stage in run.stages:
         try:
-            told = folder.finished(stage)
+            told = folder.finished(stage) or {}
         except (HhchatError, OSError, TypeError, ValueError):
             continue
-        found.info[stage] = _mapping((told or {}).get("info"))
+        found.info[stage] = _mapping(told.get("info"))
+        known |= _measurements(told.get("measurements"))
     current = store.current()
     found.current = current.id if current is not None else "base"
     _verdict(found, folder, store)
+    # a run that never came to the gate has them from its stage, or at least their readings
+    readings = found.stages.get("pm", {})
+    logged = {name: Measurement(name, readings[name][-1][1]) for name in TESTED if name in readings}
+    known = {**logged, **known, **found.measured}
+    found.tested = {name: known[name] for name in TESTED if name in known}
     return found
 
 
@@ -81,7 +90,7 @@ def _verdict(found: Evidence, folder: RunFolder, store: Store) -> None:
                 found.reasons = [str(r) for r in as_list(snapshot.info.get("reasons"))]
     incumbent = report.get("incumbent", found.run.data.get("incumbent"))
     found.incumbent = incumbent if isinstance(incumbent, str) else None
-    found.measured = {m.name: m for m in map(_measurement, measured) if m is not None}
+    found.measured = _measurements(measured)
     found.samples = [_mapping(sample) for sample in as_list(report.get("samples"))]
     found.rows = [_mapping(row) for row in as_list(report.get("rows"))]
     found.typical = [_mapping(told) for told in as_list(report.get("typical"))]
@@ -125,6 +134,10 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def as_list(value: Any) -> list[Any]:
     """A list as it is; anything else is none."""
     return value if isinstance(value, list) else []
+
+
+def _measurements(values: Any) -> dict[str, Measurement]:
+    return {m.name: m for m in map(_measurement, as_list(values)) if m is not None}
 
 
 def _measurement(value: Any) -> Measurement | None:

@@ -92,8 +92,7 @@ def _summary(found: Evidence) -> str:
 def _headline(found: Evidence) -> list[tuple[str, str, str]]:
     """The four numbers that say most."""
     measured = found.measured
-    tested = [m for name, m in measured.items() if name in ("pm_accuracy", "pm_cross_accuracy")]
-    best = max(tested, key=lambda m: m.n or 0, default=None)
+    best = max(found.tested.values(), key=lambda m: m.n or 0, default=None)
     told: list[tuple[str, str, str]] = []
     if best is not None and usable(best.value):
         more = f"of {best.n} unseen picks" if best.n else "of unseen picks"

@@ -290,6 +290,21 @@ def test_without_a_report_the_snapshot_still_knows_the_verdict(store: Store) -> 
     assert "Before and after" not in found.text
 
 
+def test_a_killed_run_still_says_how_well_it_predicts_the_picks(store: Store) -> None:
+    run, folder = begin(store)
+    accuracies = {"pm_accuracy": 0.81, "pm_cross_accuracy": 0.74}
+    store.add_metrics(run.id, [Metric("pm", 9, name, v) for name, v in accuracies.items()])
+    text = checked(page(gather(store, run))).text
+    assert "predicts your picks74%of unseen picks" in text
+    assert "What the gate saw" not in text
+    # the finished stage also knows of how many picks, and with what interval
+    measured = [Measurement(name, v, v - 0.1, v + 0.1, 50) for name, v in accuracies.items()]
+    folder.out("pm")
+    folder.finish("pm", StageResult(measured))
+    text = checked(page(gather(store, run))).text
+    assert "predicts your picks74%of 50 unseen picks, 64% to 84%" in text
+
+
 def test_the_journal_adds_what_the_database_lacks_and_changes_nothing(store: Store) -> None:
     run, folder = begin(store)
     store.add_metrics(run.id, [Metric("ppo", 0, "kl", 1.0)])
