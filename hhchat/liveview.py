@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 STYLES = {"axis": "dim", "line": "yellow", "early": "cyan", "late": "bold cyan", "last": "bold red"}
 BAR = 28  # columns of the bar
 NARROW = 40  # columns under which replies are left out
-WIDE = 84  # columns from which readings and plot stand side by side
-READINGS = 42  # columns of the readings where they do
+WIDE = 60  # columns from which readings and plot stand side by side
+READINGS = (24, 42)  # columns of the readings where they do, at least and at most
 PLOT = (8, 16)  # lines of the plot, at least and at most
+PLOT_WIDE = 38  # columns of the plot before the readings get more than the least
+PAST = (6, 20)  # columns of a reading's past, at least and at most
 SMOOTH = 9  # updates a point of the loss is the mean of
-SAMPLE_LINES = 3  # of each reply
+SAMPLE_LINES = 3  # of each reply, at most
 
 
 def view(watch: Watch, width: int, height: int) -> Group:
@@ -37,9 +39,16 @@ def view(watch: Watch, width: int, height: int) -> Group:
         rows += [*_head(watch, width), ""]
     words = watch.lines[-max(1, height // 6) :]
     room = height - len(rows) - len(words) - 1
-    readings = _readings(watch, width, room)
-    samples = _samples(watch, width, room - max(readings.row_count, PLOT[0]))
-    room -= 3 + len(samples) * (SAMPLE_LINES + 1) if samples else 0
+    column = _column(width)
+    readings = _readings(watch, column, room)
+    kept = readings.row_count  # lines that replies leave to what says more
+    if column < width:
+        kept = max(kept, PLOT[0])
+    elif kept + PLOT[0] <= room:
+        kept += PLOT[0]
+    lines = min(SAMPLE_LINES, room - kept - 4)
+    samples = _samples(watch, width, room - kept, lines)
+    room -= 3 + len(samples) * (lines + 1) if samples else 0
     rows += _middle(watch, readings, width, room)
     if samples:
         head = f"before{'':{_half(width) - 5}}now, after update {watch.sampled + 1}"
@@ -97,14 +106,23 @@ def _head(watch: Watch, width: int) -> list[Any]:
     return [chain, bar] if title else [chain]
 
 
+def _column(width: int) -> int:
+    """Columns of the readings: all of them where the plot does not stand beside."""
+    least, most = READINGS
+    return min(most, max(least, width - 4 - PLOT_WIDE)) if width >= WIDE else width
+
+
 def _readings(watch: Watch, width: int, most: int) -> Any:
-    """The stage's readings with their past."""
+    """The stage's readings, with their past where there is room."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
+    room = min(PAST[1], width - READINGS[0] + 2)
     for name, label, value in watch.stage.parts()[: max(1, most)]:
-        past = sparkline(watch.stage.past(name), min(20, max(0, width - 24)))
-        table.add_row(_text(label, "dim"), _text(value, "bold"), _text(past, "cyan"))
+        row = [_text(label, "dim"), _text(value, "bold")]
+        if room >= PAST[0]:
+            row.append(_text(sparkline(watch.stage.past(name), room), "cyan"))
+        table.add_row(*row)
     return table
 
 
@@ -112,13 +130,13 @@ def _middle(watch: Watch, readings: Any, width: int, room: int) -> list[Any]:
     """Readings and plot: side by side where there is room, else one above the other."""
     from rich.table import Table
 
-    if width >= WIDE:
-        wide = width - READINGS - 4
-        plot = _plot(watch, min(wide, 72), max(0, min(PLOT[1], room)))
+    column = _column(width)
+    if column < width:
+        plot = _plot(watch, min(width - column - 4, 72), max(0, min(PLOT[1], room)))
         if not plot or not readings.row_count:
             return [plot or readings]
         both = Table.grid(padding=(0, 2))
-        both.add_column(width=READINGS)
+        both.add_column(width=column)
         both.add_row(readings, plot)
         return [both]
     plot = _plot(watch, width - 1, min(PLOT[1], room - readings.row_count))
@@ -136,7 +154,9 @@ def _plot(watch: Watch, width: int, height: int) -> Text | None:
     if len(points) < 3 or height < PLOT[0]:
         return None
     if line is not None:
-        up += f"   slope {line.slope:+.2f} per √nat, R² {line.r2:.2f}"
+        up += f"   slope {line.slope:+.2f} per √nat"
+        fits = f", R² {line.r2:.2f}"
+        up += fits if len(up + fits) <= width else ""
     drawn = _text("")
     for pieces in scatter(points, width, height, up, along, line):
         drawn.append("\n" if drawn.plain else "")
@@ -153,32 +173,32 @@ def _half(width: int) -> int:
     return (width - 3) // 2
 
 
-def _samples(watch: Watch, width: int, room: int) -> list[Any]:
-    """Replies before and now, as many as fit."""
+def _samples(watch: Watch, width: int, room: int, lines: int) -> list[Any]:
+    """Replies before and now of `lines` lines, as many as fit."""
     from rich.console import Group
     from rich.table import Table
 
-    if width < NARROW:
+    if width < NARROW or lines < 1:
         return []
     found: list[Any] = []
-    for sample in watch.samples[: max(0, (room - 3) // (SAMPLE_LINES + 1))]:
+    for sample in watch.samples[: (room - 3) // (lines + 1)]:
         both = Table.grid(padding=(0, 1))
         both.add_column(width=_half(width))
         both.add_column(width=_half(width))
-        both.add_row(_reply(sample.before, width, "dim"), _reply(sample.after, width))
+        both.add_row(_reply(sample.before, width, lines, "dim"), _reply(sample.after, width, lines))
         found.append(Group(_text(f"❯ {one_line(sample.prompt, width - 3)}", "bold"), both))
     return found
 
 
-def _reply(reply: str, width: int, style: str = "") -> Text:
-    """A reply in `SAMPLE_LINES` lines at most of half the width."""
+def _reply(reply: str, width: int, most: int, style: str = "") -> Text:
+    """A reply in `most` lines at most of half the width."""
     from rich.console import Console
     from rich.text import Text
 
     half = _half(width)
-    text = _text(_flat(reply, SAMPLE_LINES * (half - 4)), style, wrap=True)
+    text = _text(_flat(reply, most * (half - 4)), style, wrap=True)
     lines = text.wrap(Console(width=half), half, overflow="fold")  # wide characters count twice
-    return Text("\n").join(lines[:SAMPLE_LINES])
+    return Text("\n").join(lines[:most])
 
 
 def _flat(text: str, width: int) -> str:

@@ -194,6 +194,30 @@ def test_the_view_fits_every_terminal_and_never_scrolls_the_run_away(
     assert len(lines) <= height
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "replies"),
+    [(80, 24, 1), (80, 30, 2), (84, 24, 1), (60, 20, 0), (73, 16, 0), (50, 30, 0)],
+)
+def test_a_small_terminal_shows_the_plot_before_it_shows_replies(
+    width: int, height: int, replies: int
+) -> None:
+    watch = watched()
+    for event in metric("ppo", 11, gap_smooth=0.1, loss=0.5, accuracy=0.6, tokens_per_second=900.0):
+        watch(event)
+    lines = shown(watch, width, height)
+    text = "\n".join(lines)
+    assert len(lines) <= height
+    for words in ("distinct", "slope +1.00 per √nat", "★", "√KL"):
+        assert words in text, text
+    assert text.count("New!") == replies
+
+
+def test_a_small_terminal_still_shows_a_reply_where_readings_are_few() -> None:
+    text = "\n".join(shown(watched(), 60, 20))
+    assert "★" in text
+    assert text.count("New!") == 1
+
+
 def test_the_plot_is_a_picture_of_its_points() -> None:
     drawn = scatter([(0.0, 0.0), (1.0, 1.0), (2.0, 2.0)], 30, 12, "up", "along")
     rows = ["".join(text for text, _ in line) for line in drawn][1:-2]
