@@ -109,7 +109,7 @@ def readings() -> list[Metric]:
             Metric("ppo", step, "entropy", 1.0),
             Metric("ppo", step, "unfinished", float("nan") if step == 3 else 0.0),
         ]
-        found += [Metric("ppo", step, f"gauge_{half}", step / 20) for half in "ab"]
+        found += [Metric("ppo", step, f"gauge_{h}", step / n) for h, n in (("a", 20), ("b", 25))]
     return [*found, Metric("pm", 10, "heldout_loss", 0.6), Metric("gate", 0, "kl", 2.0)]
 
 
@@ -161,6 +161,86 @@ def whole(store: Store, reply: str = "After.", prompt: str = "Ask?", mode: str =
     store.add_snapshot(Snapshot(candidate, candidate, run.id, "base", "fake@1", info=info))
     store.promote(candidate, run=run.id, reason="better")
     return store.finish_run(run.id, "promoted", reason="it is <b>better</b>", snapshot=candidate)
+
+
+def drawing(text: str, name: str) -> str:
+    """A drawing of the page, with its legend."""
+    [found] = re.findall(rf'aria-label="{re.escape(name)}">(.*?)(?=<h[23]>|</section>)', text, re.S)
+    return str(found)
+
+
+def legend(drawn: str) -> list[str]:
+    """The names under a drawing, in the order of their tones."""
+    return re.findall(r"</svg>([^<]+)</span>", drawn)
+
+
+def bars(drawn: str) -> dict[str, list[tuple[int, float]]]:
+    """The bars of a histogram by whose they are: how many replies, from where.
+
+    A bar has the tone that the legend gives its name."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    told = r'<rect class="f(\d)"[^>]*><title>(\w+): (\d+) from (\S+) to'
+    for tone, name, n, start in re.findall(told, drawn):
+        assert (legend(drawn) or [name])[int(tone)] == name
+        found.setdefault(name, []).append((int(n), float(start)))
+    return found
+
+
+def test_lengths_before_and_after_are_not_taken_for_one_another(store: Store) -> None:
+    found = bars(drawing(page(gather(store, whole(store))), "Length"))  # 20 to 59, and 30 to 69
+    assert {name: sum(n for n, _ in one) for name, one in found.items()} == {
+        "after": 40,
+        "before": 40,
+    }
+    first = {name: min(start for _, start in one) for name, one in found.items()}
+    last = {name: max(start for _, start in one) for name, one in found.items()}
+    assert first["after"] - first["before"] > 6
+    assert last["after"] - last["before"] > 6
+
+
+def test_the_kl_drawn_is_that_of_the_new_replies(store: Store) -> None:
+    found = bars(drawing(page(gather(store, whole(store))), "KL reply by reply"))
+    assert set(found) == {"after"}
+    assert sum(n for n, _ in found["after"]) == 40
+    assert min(start for _, start in found["after"]) == 0
+    assert 3 < max(start for _, start in found["after"]) < 3.9  # nats, and not 30 tokens
+
+
+def test_the_median_reply_before_stands_under_before(store: Store) -> None:
+    text = page(gather(store, whole(store)))
+    sides = re.findall(
+        r'<div class="(was|is)"><div class="note">(\w+)</div><div class="said">(.*?)</div>', text
+    )
+    assert sides == [("was", "before", "Was."), ("is", "after", "After.")]
+    marks = re.findall(
+        r'class="dot f(\d)"[^>]* r="6"><title>(.*?)</title>',
+        drawing(text, "Scores of the 17 replies"),
+    )
+    assert marks == [("0", "after: 2.6"), ("1", "before: 1.6")]  # tones as in the histograms
+
+
+def test_each_gauge_has_its_own_line(store: Store) -> None:
+    drawn = drawing(page(gather(store, whole(store))), "Score and gauges")
+    assert legend(drawn) == ["score", "gauge_a", "gauge_b"]
+    lines = re.findall(r'<polyline class="line t(\d)"[^>]* points="([^"]*)"', drawn)
+    assert [tone for tone, _ in lines] == ["0", "1", "2"]
+    assert len({points for _, points in lines}) == 3
+    assert all(len(points.split()) == 30 for _, points in lines)
+    ends = [float(points.rpartition(",")[2]) for _, points in lines]
+    assert ends == sorted(ends)  # y grows downwards: the score ends highest, gauge_b lowest
+
+
+def test_the_gate_table_has_the_incumbents_own_numbers(store: Store) -> None:
+    text = page(gather(store, whole(store)))
+    table = text[text.index("What the gate saw") :]
+    head = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", table)
+    assert head == ["measurement", "value", "95% interval", "n", "unit", "incumbent"]
+    rows = [
+        re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(<td.*?)</tr>", table)
+    ]
+    assert ["length", "36", "34 to 38", "40", "tokens", "28"] in rows
+    assert ["score_gain", "1", "0.5 to 1.5", "40", "sd", "–"] in rows
+    assert not [row for row in rows if row[0] == "length_incumbent"]
 
 
 def test_a_whole_run_has_every_section(store: Store) -> None:
