@@ -213,9 +213,13 @@ class PM:
             log(context, done + update, which, {"loss": loss, "accuracy": right})
             context.log(Metric("pm", done + update, "progress", (done + update + 1) / total))
             if descent.spoilt and best is None:
-                raise HhchatError(
-                    f"no preference model came of it: {descent.why}; lower [pm] learning_rate"
-                )
+                # the last seal is from before the loss, or the step, that was one too many
+                before, _ = state.unseal(folder) or ({}, {})
+                if not before or not before["adam/steps"].any():
+                    raise HhchatError(
+                        f"no preference model came of it: {descent.why}; lower [pm] learning_rate"
+                    )
+                state.restore_module("role", role, before)
             due = (update + 1) % check == 0 or update + 1 == updates
             if stopping and due and not descent.spoilt:
                 now = heldout_loss(made, heldout, budget)

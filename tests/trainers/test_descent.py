@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_methods import METHODS
 from torch import nn
 
-from hhchat.model import LocalEngine, load_adapter
+from hhchat.model import LocalEngine, PreferenceModel, load_adapter
 from hhchat.model.lora import peft_tensors
 from hhchat.types import HhchatError
 
@@ -154,10 +154,58 @@ def test_two_losses_in_a_row_that_are_not_finite_end_the_run_with_the_best_polic
     assert all(bool(torch.isfinite(t).all()) for t in kept.values())
 
 
-def test_a_preference_model_that_is_lost_ends_the_run_in_one_line(world, monkeypatch):
-    spoil(world, monkeypatch, lambda number: number >= 3)
+def test_a_preference_model_that_never_learnt_anything_ends_the_run_in_one_line(world, monkeypatch):
+    spoil(world, monkeypatch, lambda number: True)
     with pytest.raises(HhchatError, match="two losses in a row were not finite; lower"):
         world.train(tw.pm(halves=False, patience=0), "lost")
+
+
+def bursting(monkeypatch, bad):
+    """Steps of which `bad(number)` holds leave weights without end."""
+    whole, seen = Adam.step, []
+
+    def step(optimiser):
+        seen.append(None)
+        explode(optimiser) if bad(len(seen)) else whole(optimiser)
+
+    monkeypatch.setattr(Adam, "step", step)
+
+
+@pytest.mark.parametrize(
+    ("which", "out", "lost", "good"),
+    [  # the full model has 6 updates, and then each half 3
+        ("full", ".", {"losses": (3, 4)}, 2),
+        ("full", ".", {"weights": 3}, 2),
+        ("a", "half-a", {"losses": (8, 9)}, 1),
+        ("a", "half-a", {"weights": 9}, 2),
+    ],
+)
+def test_what_a_preference_model_learnt_before_it_was_lost_is_kept(
+    which, out, lost, good, world, monkeypatch
+):
+    spoil(world, monkeypatch, lambda number: number in lost.get("losses", ()))
+    bursting(monkeypatch, lambda number: number == lost.get("weights"))
+    sealed: dict[int, dict[str, torch.Tensor]] = {}  # by the steps that were taken
+
+    def look() -> bool:
+        tensors, _ = state.unseal(ran.context.state / which) or ({}, {})
+        if tensors:
+            sealed.setdefault(int(tensors["adam/steps"].max()), tensors)
+        return False
+
+    hyper = tw.pm(patience=0, halves=which != "full")
+    ran = world.context("kept", stopped=look)
+    hyper.train(ran.context)
+    why = "two losses in a row were" if "losses" in lost else "a step left weights that are"
+    at = 4 if lost == {"losses": (3, 4)} else 3
+    assert any(line.startswith(f"pm stopped at update {at}: {why} not") for line in ran.told)
+    saved = PreferenceModel.load(world.model, ran.context.out / out).role
+    for name, tensor in state.module_tensors("role", saved).items():
+        assert tensor.equal(sealed[good][name]), name
+    # and a stage that is run again does not go on with it
+    again = world.train(hyper, "kept")
+    assert not [m for m in again.metrics if m.name.startswith("loss")]
+    assert tw.same_files(ran.context.out, again.context.out)
 
 
 def test_a_preference_model_whose_weights_a_step_made_infinite_says_so(world, monkeypatch):
