@@ -28,7 +28,7 @@ from hhchat.model.roles import Role
 from hhchat.model.taste import CONFIDENCE
 from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
-from hhchat.types import Comparison
+from hhchat.types import Comparison, HhchatError
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,13 @@ class Learner(PolicyLearner):
     def __init__(self, hyper: DPO, context: TrainingContext) -> None:
         super().__init__(hyper, context)
         self.hyper = hyper
-        self.pairs = [pair_of(self.model, c, hyper.soft_labels) for c in context.comparisons]
+        made = [pair_of(self.model, c, hyper.soft_labels) for c in context.comparisons]
+        self.pairs = [pair for pair in made if pair]
+        same = len(made) - len(self.pairs)
+        if same:
+            context.report(f"{same} pairs are left out: both replies read the same to the model")
+        if not self.pairs:
+            raise HhchatError("no usable comparisons for DPO")
         self.sizes = [p.chosen.length + p.rejected.length for p in self.pairs]
         self.per_epoch = max(1, math.ceil(len(self.pairs) / hyper.batch))
         self.batches = lru_cache(maxsize=1)(self.deal)  # of an epoch
@@ -138,9 +144,12 @@ class Learner(PolicyLearner):
         return torch.tensor(found)
 
 
-def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair:
+def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
+    """None when the two replies are the same ids (they teach nothing, trap 2)."""
     replies = [reply_ids(model, r) for r in (comparison.chosen, comparison.rejected)]
     row = judged(model, comparison.messages, replies)
+    if row.replies[0] == row.replies[1]:
+        return None
     made = [
         # a cut reply has no end to learn: reply_ids adds one for the PM alone (trap 7)
         Response(

@@ -17,7 +17,7 @@ from hhchat_trainers.maths import leave_one_out
 from hhchat_trainers.rloo import RLOO
 
 from hhchat.model import Adapter, LocalEngine, PreferenceModel, load_adapter, save_adapter
-from hhchat.types import Cancelled, Draw, Generation, Sampling
+from hhchat.types import Cancelled, Draw, Generation, HhchatError, Sampling
 
 SHARED: dict[str, Any] = {
     "updates": 4,
@@ -182,3 +182,23 @@ def test_dpo_does_not_teach_an_end_that_was_never_said(world):
     assert pair.chosen.tokens == list(ids)
     assert pair.rejected.tokens[-1] == model.render.end_id
     assert pair.rejected.ended
+
+
+def test_dpo_learns_from_no_pick_whose_replies_read_the_same_and_tells_how_many(world):
+    # a cut one differs by its end alone, which the user has not picked
+    one, said = world.comparisons[0], tuple(world.model.render.reply("the cat"))
+    cut = Generation("the cat", said, False, base=world.model.identity)
+    same = [
+        replace(one, replies=pair)
+        for pair in ((Generation("the cat"),) * 2, (cut, Generation("the cat")))
+    ]
+    picks = world.comparisons[:6]
+    plain = world.train(METHODS["dpo"], "plain", comparisons=picks)
+    ran = world.train(METHODS["dpo"], "some", comparisons=[*same, *picks])
+    assert [line for line in ran.told if "left out" in line] == [
+        "2 pairs are left out: both replies read the same to the model"
+    ]
+    assert not [line for line in plain.told if "left out" in line]
+    assert tw.same_files(plain.context.out, ran.context.out)
+    with pytest.raises(HhchatError, match="no usable comparisons"):
+        world.train(METHODS["dpo"], "none", comparisons=same)
