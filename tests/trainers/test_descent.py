@@ -139,6 +139,19 @@ def test_one_loss_that_is_not_finite_is_skipped_and_the_run_goes_on(name, world,
     assert "stop" not in ran.result.info or not ran.result.info["stop"]
 
 
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_losses_that_are_not_finite_with_a_good_one_between_do_not_end_the_run(
+    name, world, monkeypatch
+):
+    spoil(world, monkeypatch, lambda number: number in (1, 3, 5))
+    hyper = tw.pm(halves=False) if name == "pm" else replace(EVERY[name], updates=6)
+    ran = world.train(hyper, "between")
+    assert sum("not finite: that minibatch was skipped" in line for line in ran.told) == 3
+    assert not [line for line in ran.told if "stopped" in line]
+    assert len(ran.values("progress")) == 6
+    assert all(bool(torch.isfinite(t).all()) for t in weights(ran).values())
+
+
 @pytest.mark.parametrize("name", [*sorted(METHODS), "ppo"])
 def test_two_losses_in_a_row_that_are_not_finite_end_the_run_with_the_best_policy(
     name, world, monkeypatch
