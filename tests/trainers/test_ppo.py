@@ -169,12 +169,26 @@ def test_raising_beta_lowers_the_kl(world):
 
 
 def test_the_controller_raises_beta_above_its_target_and_lowers_it_below(world):
-    up = world.train(tw.ppo(target_kl=1e-6, updates=4, learning_rate=6e-3), "up")
-    down = world.train(tw.ppo(target_kl=1e6), "down")
-    kls, betas = up.values("kl"), up.values("beta")
+    calls: list[Exchange] = []
+
+    def early(e):  # pays for length in four updates, and then for nothing: away, and back again
+        calls.append(e)
+        return 9.0 * len(e.reply.split()) if len(calls) <= 4 * 16 else 0.0
+
+    hyper = tw.ppo(updates=12, beta=3.0, target_kl=0.5, learning_rate=1e-2)
+    ran = world.train(hyper, "wave", terms=[(Term("early", early), 1.0)])
+    kls, betas = ran.values("kl"), ran.values("beta")
+    raised = lowered = 0
     for kl, before, after in zip(kls, betas, betas[1:], strict=False):
-        assert (after > before) == (kl > 1e-6)
-    assert down.values("beta") == sorted(down.values("beta"), reverse=True)
+        if kl > hyper.target_kl:
+            assert after > before
+            raised += 1
+        elif before > hyper.beta:  # below where it began it does not go
+            assert hyper.beta <= after < before
+            lowered += 1
+        else:
+            assert after == before
+    assert min(raised, lowered) >= 2, "a run that goes both ways, or this shows nothing"
 
 
 def test_kl_is_named_per_response_and_per_token_and_they_agree(world):
@@ -343,6 +357,91 @@ def test_a_guard_stops_the_run_with_its_reason_and_keeps_a_policy(world, changes
     assert json.loads((ran.context.out / "ppo.json").read_text())["stop"]
     assert len(ran.values("kl")) < hyper.updates
     load_adapter(world.model.spec, ran.context.out)
+
+
+def longer(e: Exchange) -> float:
+    return 3.0 * len(e.reply.split())
+
+
+def briefer(e: Exchange) -> float:
+    return -longer(e)
+
+
+@pytest.mark.parametrize(
+    ("changes", "worth", "over"),
+    [
+        ({"max_kl": 1.0}, longer, lambda now, first: now["kl"] > 1.0),
+        (
+            {"max_length_ratio": 1.2},
+            longer,
+            lambda now, first: now["length"] > 1.2 * first["length"],
+        ),
+        (
+            {"min_length_ratio": 0.5},
+            briefer,
+            lambda now, first: now["length"] < 0.5 * first["length"],
+        ),
+        (
+            {"max_unfinished": 0.3, "max_new_tokens": 5},
+            longer,
+            lambda now, first: now["unfinished"] > first["unfinished"] + 0.3,
+        ),
+        (
+            {"min_distinct": 0.8, "max_new_tokens": 2, "batch": 32},
+            briefer,
+            lambda now, first: now["distinct"] < 0.8 * first["distinct"],
+        ),
+    ],
+    ids=["kl", "longer", "briefer", "unfinished", "distinct"],
+)
+def test_a_guard_goes_by_the_first_update_and_keeps_the_best_policy_before_it_stopped(
+    changes, worth, over, world
+):
+    policies: list[dict[str, torch.Tensor]] = []  # after each update
+
+    def look() -> bool:
+        sealed = state.unseal(ran.context.state)
+        policies.extend([sealed[0]] if sealed else [])
+        return False
+
+    def rising(exchanges):  # each update is worth more than all before: the last would be the best
+        rising.calls += 1
+        return [10.0 * rising.calls + worth(e) for e in exchanges]
+
+    rising.calls = 0
+    term = Term("rising", worth)
+    term.score = rising
+    hyper = tw.ppo(**{"updates": 8, "learning_rate": 1e-2, "unfinished_penalty": 0.0, **changes})
+    ran = world.context("guarded", stopped=look, terms=[(term, 1.0)])
+    result = hyper.train(ran.context)
+    names = ("kl", "length", "unfinished", "distinct")
+    said = [dict(zip(names, v, strict=True)) for v in zip(*map(ran.values, names), strict=True)]
+    stopped = len(said) - 1
+    assert result.info["stop"]
+    assert [over(now, said[0]) for now in said] == [False] * stopped + [True]
+    assert stopped >= 2, "a run that has a best before it stops, or this shows nothing"
+    assert result.info["best_update"] == stopped - 1
+    saved = peft_tensors(load_adapter(world.model.spec, ran.context.out))
+    want = Adapter(world.model.spec, hyper.rank)
+    state.restore_module("policy", want, policies[stopped - 2])
+    assert all(saved[k].equal(t) for k, t in peft_tensors(want).items())
+
+
+def test_gauges_that_no_longer_say_a_number_stop_the_run_with_the_start_kept(world, tmp_path):
+    # nothing is higher than nan, and so the first policy would be the best for ever
+    start, folder = start_adapter(world, tmp_path / "start"), tmp_path / "half"
+    half = PreferenceModel.load(world.model, world.stages["pm"] / "half-a")
+    half.anchor = (math.nan, 1.0)
+    half.save(folder)
+    gauges = {"a": folder, "b": world.stages["pm"] / "half-b"}
+    ran = world.train(tw.ppo(), "nan", gauges=gauges, start=start)
+    assert ran.result.info["stop"] == "the gauge is not finite"
+    assert len(ran.values("gauge")) == 1
+    assert ran.result.info["best_update"] is None
+    saved, began = (
+        peft_tensors(load_adapter(world.model.spec, f)) for f in (ran.context.out, start)
+    )
+    assert all(saved[k].equal(began[k]) for k in began)
 
 
 def test_replies_that_begin_to_decline_are_told_once_and_stop_nothing(world, monkeypatch):
