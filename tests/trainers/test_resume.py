@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -60,12 +61,14 @@ def test_a_run_killed_at_random_points_ends_bit_for_bit_as_the_run_left_alone(
     assert said[0] == said[1]
 
 
-def goes_on(world: tw.World, trainer, every: int) -> tw.Ran:
+def goes_on(world: tw.World, trainer, every: int, **changes) -> tw.Ran:
     """Train, asked to stop before every n-th update, until it is through."""
     numbers: list = []
     for _ in range(100):
         asked = iter(range(every))
-        ran = world.context("often", stopped=lambda asked=asked: next(asked, None) is None)
+        ran = world.context(
+            "often", stopped=lambda asked=asked: next(asked, None) is None, **changes
+        )
         try:
             ran.result = trainer.train(ran.context)
         except Cancelled:
@@ -94,6 +97,56 @@ def test_a_run_stopped_before_each_update_ends_as_the_run_left_alone(world, trai
     assert last_said(often.numbers) == last_said(alone.numbers)
     assert often.result.measurements == alone.result.measurements
     assert shown(often.result.info) == shown(alone.result.info)
+
+
+class Brief:
+    """Pays for few words."""
+
+    name, question = "brief", "?"
+
+    def score(self, exchanges):
+        return [-3.0 * len(e.reply.split()) for e in exchanges]
+
+
+def test_a_guard_still_goes_by_the_first_update_where_a_run_was_stopped_after_it(world):
+    hyper = tw.ppo(updates=8, learning_rate=1e-2, min_length_ratio=0.5)
+    alone = world.train(hyper, "alone", terms=[(Brief(), 1.0)])
+    assert "times as long as at the start" in alone.result.info["stop"]
+    often = goes_on(world, hyper, 1, terms=[(Brief(), 1.0)])
+    assert shown(often.result.info) == shown(alone.result.info)
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        tw.pm(halves=False, patience=0),
+        tw.ppo(updates=6, minibatches=1, epochs=1),
+    ],
+    ids=["pm", "ppo"],
+)
+def test_a_run_stopped_between_two_bad_losses_goes_on_with_one_and_with_less_memory(
+    trainer, world, monkeypatch
+):
+    whole, seen = world.model.trunk.hidden, []
+
+    def hidden(*arguments, **named):
+        out = whole(*arguments, **named)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in out):
+            seen.append(None)
+            if len(seen) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            if len(seen) in (4, 5):  # of the third and the fourth update
+                return [x * math.nan for x in out]
+        return out
+
+    monkeypatch.setattr(world.model.trunk, "hidden", hidden)
+    alone = world.train(trainer, "alone")
+    assert any("stopped at update 4: two losses" in line for line in alone.told)
+    seen.clear()
+    often = goes_on(world, trainer, 1)
+    assert any("stopped at update 4: two losses" in line for line in often.told)
+    assert tw.same_files(alone.context.out, often.context.out)
+    assert tw.same_files(alone.context.state, often.context.state)
 
 
 def test_a_finished_stage_that_is_run_again_only_writes_the_same_result(world):
