@@ -249,7 +249,8 @@ class PM:
             )
             if through:
                 if descent.spoilt:
-                    context.report(f"pm stopped at update {update + 1}: {descent.why}")
+                    name = "pm" if which == "full" else f"pm (half {which})"
+                    context.report(f"{name} stopped at update {update + 1}: {descent.why}")
                 break
         if best is not None:
             state.restore_module("best", role, best[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import trainer_world as tw
-from hhchat_trainers import state
+from hhchat_trainers import readings, state
 from hhchat_trainers.adam import Adam, Group
 
 from hhchat.types import Cancelled, HhchatError
@@ -62,8 +63,9 @@ def test_a_run_killed_at_random_points_ends_bit_for_bit_as_the_run_left_alone(
 
 
 def goes_on(world: tw.World, trainer, every: int, **changes) -> tw.Ran:
-    """Train, asked to stop before every n-th update, until it is through."""
+    """Train, asked to stop before every n-th update, until it is through; with all it ever said."""
     numbers: list = []
+    told: list[str] = []
     for _ in range(100):
         asked = iter(range(every))
         ran = world.context(
@@ -73,8 +75,10 @@ def goes_on(world: tw.World, trainer, every: int, **changes) -> tw.Ran:
             ran.result = trainer.train(ran.context)
         except Cancelled:
             numbers += ran.metrics
+            told += ran.told
             continue
         ran.metrics[:0] = numbers
+        ran.told[:0] = told
         return ran
     raise AssertionError("it never ends")
 
@@ -178,6 +182,35 @@ def test_a_damaged_seal_is_never_trained_on_and_its_stage_can_begin_anew(tmp_pat
     with pytest.raises(HhchatError, match=r"damaged .*--resume` begins there anew"):
         state.unseal(tmp_path)
     assert state.unseal(tmp_path) is None
+
+
+def test_a_disk_that_is_full_half_way_through_a_seal_leaves_the_one_before_it(tmp_path):
+    state.seal(tmp_path, {"x": torch.ones(3)}, {"update": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # no file grows longer than this
+    try:
+        with pytest.raises(HhchatError, match="cannot write"):
+            state.seal(tmp_path, {"x": torch.zeros(1 << 16)}, {"update": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    tensors, numbers = state.unseal(tmp_path)
+    assert tensors["x"].equal(torch.ones(3))
+    assert numbers == {"update": 1}
+
+
+def test_replies_that_begin_to_decline_are_told_once_however_often_a_run_is_stopped(
+    world, monkeypatch
+):
+    hyper, seen = tw.ppo(updates=4), []
+
+    def evades(text):
+        seen.append(text)
+        return len(seen) > hyper.batch  # none at the start, all from then on
+
+    monkeypatch.setattr(readings, "evades", evades)
+    often = goes_on(world, hyper, 1)
+    assert often.values("evasive") == [0.0, 1.0, 1.0, 1.0, 1.0]
+    assert sum("replies decline" in line for line in often.told) == 1
 
 
 def test_a_seal_whose_channels_lie_in_another_order_is_refused_and_not_taken_up(
