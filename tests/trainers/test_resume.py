@@ -16,6 +16,7 @@ import trainer_world as tw
 from hhchat_trainers import readings, state
 from hhchat_trainers.adam import Adam, Group
 
+from hhchat.model import LocalEngine
 from hhchat.types import Cancelled, HhchatError
 
 
@@ -151,6 +152,35 @@ def test_a_run_stopped_between_two_bad_losses_goes_on_with_one_and_with_less_mem
     assert any("stopped at update 4: two losses" in line for line in often.told)
     assert tw.same_files(alone.context.out, often.context.out)
     assert tw.same_files(alone.context.state, often.context.state)
+
+
+@pytest.mark.parametrize(
+    "trainer", [tw.pm(batch_pairs=16, anchors=16), tw.ppo(updates=3)], ids=["pm", "ppo"]
+)
+def test_memory_that_ran_out_before_a_stop_does_not_run_out_again_after_each(
+    trainer, world, monkeypatch
+):
+    whole, sampled = world.model.trunk.hidden, LocalEngine.run
+
+    def hidden(rows, *arguments, **named):
+        if rows.ids.numel() > 150:
+            raise torch.OutOfMemoryError
+        return whole(rows, *arguments, **named)
+
+    def run(self, decoder, rows):
+        if len(rows) > 4:
+            raise torch.OutOfMemoryError
+        sampled(self, decoder, rows)
+
+    monkeypatch.setattr(world.model.trunk, "hidden", hidden)
+    monkeypatch.setattr(LocalEngine, "run", run)
+    alone = world.train(trainer, "alone")
+    often = goes_on(world, trainer, 1)
+    halved = [line for line in alone.told if "out of memory" in line]
+    assert any("micro-batches" in line for line in halved)
+    assert any("sampled together" in line for line in halved)
+    assert [line for line in often.told if "out of memory" in line] == halved
+    assert tw.same_files(alone.context.out, often.context.out)
 
 
 def test_a_finished_stage_that_is_run_again_only_writes_the_same_result(world):
