@@ -371,6 +371,7 @@ def briefer(e: Exchange) -> float:
     ("changes", "worth", "over"),
     [
         ({"max_kl": 1.0}, longer, lambda now, first: now["kl"] > 1.0),
+        ({"max_gap": 0.03}, longer, lambda now, first: now["gap"] > 0.03),
         (
             {"max_length_ratio": 1.2},
             longer,
@@ -392,7 +393,7 @@ def briefer(e: Exchange) -> float:
             lambda now, first: now["distinct"] < 0.8 * first["distinct"],
         ),
     ],
-    ids=["kl", "longer", "briefer", "unfinished", "distinct"],
+    ids=["kl", "gap", "longer", "briefer", "unfinished", "distinct"],
 )
 def test_a_guard_goes_by_the_first_update_and_keeps_the_best_policy_before_it_stopped(
     changes, worth, over, world
@@ -414,7 +415,7 @@ def test_a_guard_goes_by_the_first_update_and_keeps_the_best_policy_before_it_st
     hyper = tw.ppo(**{"updates": 8, "learning_rate": 1e-2, "unfinished_penalty": 0.0, **changes})
     ran = world.context("guarded", stopped=look, terms=[(term, 1.0)])
     result = hyper.train(ran.context)
-    names = ("kl", "length", "unfinished", "distinct")
+    names = ("kl", "gap", "length", "unfinished", "distinct")
     said = [dict(zip(names, v, strict=True)) for v in zip(*map(ran.values, names), strict=True)]
     stopped = len(said) - 1
     assert result.info["stop"]
@@ -427,11 +428,12 @@ def test_a_guard_goes_by_the_first_update_and_keeps_the_best_policy_before_it_st
     assert all(saved[k].equal(t) for k, t in peft_tensors(want).items())
 
 
-def test_gauges_that_no_longer_say_a_number_stop_the_run_with_the_start_kept(world, tmp_path):
+@pytest.mark.parametrize("zero", [math.nan, math.inf, -math.inf])
+def test_gauges_that_no_longer_say_a_number_stop_the_run_with_the_start_kept(world, tmp_path, zero):
     # nothing is higher than nan, and so the first policy would be the best for ever
     start, folder = start_adapter(world, tmp_path / "start"), tmp_path / "half"
     half = PreferenceModel.load(world.model, world.stages["pm"] / "half-a")
-    half.anchor = (math.nan, 1.0)
+    half.anchor = (zero, 1.0)
     half.save(folder)
     gauges = {"a": folder, "b": world.stages["pm"] / "half-b"}
     ran = world.train(tw.ppo(), "nan", gauges=gauges, start=start)
