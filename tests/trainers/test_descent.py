@@ -211,7 +211,8 @@ def test_what_a_preference_model_learnt_before_it_was_lost_is_kept(
     hyper.train(ran.context)
     why = "two losses in a row were" if "losses" in lost else "a step left weights that are"
     at = 4 if lost == {"losses": (3, 4)} else 3
-    assert any(line.startswith(f"pm stopped at update {at}: {why} not") for line in ran.told)
+    name = "pm" if which == "full" else f"pm (half {which})"
+    assert any(line.startswith(f"{name} stopped at update {at}: {why} not") for line in ran.told)
     saved = PreferenceModel.load(world.model, ran.context.out / out).role
     for name, tensor in state.module_tensors("role", saved).items():
         assert tensor.equal(sealed[good][name]), name
