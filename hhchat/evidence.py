@@ -56,10 +56,7 @@ def gather(store: Store, run: Run) -> Evidence:
         found.missing.append("the run has logged no readings")
     known: dict[str, Measurement] = {}  # what finished stages measured themselves
     for stage in run.stages:
-        try:
-            told = folder.finished(stage) or {}
-        except (HhchatError, OSError, TypeError, ValueError):
-            continue
+        told = folder.finished(stage) or {}
         found.info[stage] = _mapping(told.get("info"))
         known |= _measurements(told.get("measurements"))
     current = store.current()

@@ -156,11 +156,8 @@ class RunFolder:
 
     def stopped(self, stage: str) -> str:
         """Why a finished stage ended before its last update; "" where it did not, or is lost."""
-        try:
-            told = self.finished(stage) or {}
-            return str(told["info"]["stop"] or "")
-        except (HhchatError, OSError, KeyError, TypeError, ValueError):
-            return ""
+        info = (self.finished(stage) or {}).get("info")
+        return str(info.get("stop") or "") if isinstance(info, dict) else ""
 
     def finish(self, stage: str, result: StageResult) -> dict[str, Any]:
         """Record a stage as finished: from here on a resumed run does not repeat it."""

@@ -16,6 +16,7 @@ import torch
 from hhchat_trainers import state
 from hhchat_trainers.descent import dealt, total_of
 from hhchat_trainers.maths import preference_loss
+from hhchat_trainers.pm import row_of, told_apart
 from hhchat_trainers.policy import PolicyLearner, PolicySettings
 from hhchat_trainers.readings import kl_readings
 from hhchat_trainers.rollout import Response
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from hhchat.hookspecs import hookimpl
 from hhchat.model import Model
-from hhchat.model.preference import in_groups, judged, reply_ids
+from hhchat.model.preference import in_groups
 from hhchat.model.roles import Role
 from hhchat.model.taste import CONFIDENCE
 from hhchat.protocols import StageResult, TrainingContext
@@ -67,10 +68,7 @@ class Learner(PolicyLearner):
         super().__init__(hyper, context)
         self.hyper = hyper
         made = [pair_of(self.model, c, hyper.soft_labels) for c in context.comparisons]
-        self.pairs = [pair for pair in made if pair]
-        same = len(made) - len(self.pairs)
-        if same:
-            context.report(f"{same} pairs are left out: both replies read the same to the model")
+        self.pairs = told_apart(made, context.report)
         if not self.pairs:
             raise HhchatError("no usable comparisons for DPO")
         self.sizes = [p.chosen.length + p.rejected.length for p in self.pairs]
@@ -145,10 +143,9 @@ class Learner(PolicyLearner):
 
 
 def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
-    """None when the two replies are the same ids (they teach nothing, trap 2)."""
-    replies = [reply_ids(model, r) for r in (comparison.chosen, comparison.rejected)]
-    row = judged(model, comparison.messages, replies)
-    if row.replies[0] == row.replies[1]:
+    """None when the two replies read the same, see `row_of`."""
+    row = row_of(model, comparison)
+    if row is None:
         return None
     made = [
         # a cut reply has no end to learn: reply_ids adds one for the PM alone (trap 7)

@@ -7,11 +7,11 @@ Read downward: 1 turn comparisons into ids, 2 fit the full model and one on each
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from hhchat_trainers import state
@@ -38,6 +38,8 @@ from hhchat.protocols import StageResult, TrainingContext
 from hhchat.settings import setting
 from hhchat.stats import wilson
 from hhchat.types import BadInput, Cancelled, Comparison, HhchatError, Measurement, Metric
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,10 @@ class PM:
     def train(self, context: TrainingContext) -> StageResult:
         """Fit, measure, anchor. Raises HhchatError when no pair is left to learn from."""
         model = context.model
-        pairs = [p for c in context.comparisons if (p := pair_of(model, c, self.soft_labels))]
+        pairs = told_apart(
+            (pair_of(model, c, self.soft_labels) for c in context.comparisons), context.report
+        )
         heldout = [p for c in context.heldout if (p := pair_of(model, c, self.soft_labels))]
-        same = len(context.comparisons) - len(pairs)
-        if same:
-            context.report(f"{same} pairs are left out: both replies read the same to the model")
         if len(pairs) < 2:
             raise HhchatError(f"only {len(pairs)} usable comparisons for the preference model")
 
@@ -366,18 +367,31 @@ class Pair:
 
 
 def pair_of(model: Model, comparison: Comparison, soft: bool) -> Pair | None:
-    """None when the two replies are the same ids (they teach nothing, trap 2)."""
-    chosen = reply_ids(model, comparison.chosen)
-    rejected = reply_ids(model, comparison.rejected)
-    if chosen == rejected:
+    """None when the two replies read the same, see `row_of`."""
+    row = row_of(model, comparison)
+    if row is None:
         return None
     target = CONFIDENCE[comparison.strength] if soft else 1.0
     asked = (m.content for m in comparison.messages if m.role == "user")
     talk = comparison.conversation or next(asked, "")  # an import has its first question
-    row = judged(model, comparison.messages, [chosen, rejected])
-    if row.replies[0] == row.replies[1]:  # they differed only past the longest that fits
-        return None
     return Pair(row, target, talk, comparison.id, comparison.purpose == "active")
+
+
+def row_of(model: Model, comparison: Comparison) -> Judged | None:
+    """A comparison as ids, chosen then rejected, as far as they fit; None when the two replies are
+    the same (they teach nothing, trap 2)."""
+    replies = [reply_ids(model, r) for r in (comparison.chosen, comparison.rejected)]
+    row = judged(model, comparison.messages, replies)
+    return None if row.replies[0] == row.replies[1] else row
+
+
+def told_apart(made: Iterable[T | None], report: Callable[[str], None]) -> list[T]:
+    """Those that the model can tell apart; how many it can not is reported."""
+    found = list(made)
+    pairs = [pair for pair in found if pair is not None]
+    if same := len(found) - len(pairs):
+        report(f"{same} pairs are left out: both replies read the same to the model")
+    return pairs
 
 
 def halves(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
